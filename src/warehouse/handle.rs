@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::catalog::footers::{FooterCache, PartitionFooters, RowId};
 use super::columns::promoted::PromotedColumns;
 use super::compaction::SeenLeases;
-use super::delta::{Adopted, Delta, DeltaSettings, Entry};
+use super::delta::{Adopted, Delta, DeltaSettings, PendingFiles};
 use super::error::{WarehouseError, WarehouseErrorKind};
 use super::fenced::{self, FencedWrite, Reconciled, SeenMarks};
 use super::layout::{self, Partition};
@@ -37,7 +37,7 @@ pub(crate) struct Shared {
 #[derive(Clone)]
 pub struct Commit {
     warehouse: Warehouse,
-    entry: Arc<Entry>,
+    entry: Arc<PendingFiles>,
 }
 
 impl Warehouse {

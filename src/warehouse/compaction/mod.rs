@@ -18,7 +18,6 @@
 //!
 //! Who reads the directories sees rows twice from the first rename of step 2 to the last removal of step 4.
 
-mod hidden;
 mod job;
 mod lease;
 mod output;
@@ -48,7 +47,6 @@ use crate::warehouse::layout::{is_compacted, is_data_file};
 use crate::warehouse::storage::Listed;
 use sort::Sorter;
 
-pub(super) use hidden::Hidden;
 pub(super) use job::{Halt, Job, leased};
 pub(super) use lease::{Lease, SeenLeases};
 pub(super) use output::{Output, OutputSettings, Outputs};

@@ -96,7 +96,7 @@ fn remove(
     let wanted: Vec<(Partition, String)> =
         replaced.iter().map(|(partition, file)| (partition.clone(), file.name.clone())).collect();
     let removed_at = delta.removed_at(&shared.objects, &wanted)?;
-    let now_ms = crate::warehouse::delta::now_ms();
+    let now_ms = crate::base::clock::unix_ms();
     let retention_ms = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
     for ((partition, file), removed_at) in replaced.drain(..).zip(removed_at) {
         let directory = shared.objects.directory(&partition);

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
-pub(super) type Texts = BTreeMap<String, Option<String>>;
+pub(super) type StringMap = BTreeMap<String, Option<String>>;
 
 /// One action: exactly one of the fields is there.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -34,7 +34,7 @@ pub(super) struct Action {
 pub(in crate::warehouse) struct Add {
     /// Relative to the table's root, percent-encoded.
     pub(super) path: String,
-    pub(super) partition_values: Texts,
+    pub(super) partition_values: StringMap,
     pub(super) size: i64,
     pub(super) modification_time: i64,
     pub(super) data_change: bool,
@@ -53,7 +53,7 @@ pub(super) struct Remove {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) extended_file_metadata: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) partition_values: Option<Texts>,
+    pub(super) partition_values: Option<StringMap>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) size: Option<i64>,
 }
@@ -70,7 +70,7 @@ pub(super) struct Metadata {
     pub(super) schema_string: String,
     pub(super) partition_columns: Vec<String>,
     #[serde(default)]
-    pub(super) configuration: Texts,
+    pub(super) configuration: StringMap,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) created_time: Option<i64>,
 }
@@ -79,7 +79,7 @@ pub(super) struct Metadata {
 pub(super) struct Format {
     pub(super) provider: String,
     #[serde(default)]
-    pub(super) options: Texts,
+    pub(super) options: StringMap,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]

@@ -2,19 +2,20 @@
 
 use std::collections::HashSet;
 
-use super::Delta;
 use super::action::Action;
-use super::seen::Fate;
+use super::hidden::Hidden;
+use super::path_states::PathState;
+use super::state::Delta;
 use super::table::TableFile;
+use super::tail;
 use crate::warehouse::catalog::damaged::Damaged;
-use crate::warehouse::compaction::Hidden;
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::file::footer;
 use crate::warehouse::layout::{is_compacted, is_data_file};
 use crate::warehouse::storage::{Listed, Objects, Walked};
 use crate::warehouse::{WarehouseError, fenced};
 
-use super::tail::now_ms;
+use crate::base::clock::unix_ms;
 
 /// Files that one commit adds.
 const COMMIT_FILES: usize = 500;
@@ -52,7 +53,7 @@ impl Delta {
         let tell_more = |more: Adopted| tell(Adopted { added: adopted.added + more.added, ..adopted });
         let Some(more) = self.adopt_found(objects, damaged, &go_on, &tell_more)? else { return Ok(adopted) };
         self.append(objects, &mut self.tail(), "ADOPT", |tail| {
-            let done = (!tail.adopted).then(|| Action::from(super::adopted(now_ms())));
+            let done = (!tail.adopted).then(|| Action::from(tail::adopted(unix_ms())));
             Ok(done.into_iter().collect())
         })?;
         Ok(Adopted { added: adopted.added + more.added, ..adopted })
@@ -104,11 +105,12 @@ impl Delta {
         adopted: &mut Adopted,
     ) -> Result<(), WarehouseError> {
         let paths: Vec<String> = batch.iter().map(|(file, _)| file.path()).collect();
-        let fates = self.tail().fates(objects, &paths)?;
-        let named = fates.iter().filter(|fate| **fate != Fate::Unnamed).count();
+        let states = self.tail().states_of(objects, &paths)?;
+        let named = states.iter().filter(|state| **state != PathState::Unlogged).count();
         // Whoever settles those sees to the log.
         let late: HashSet<String> = objects.list(fenced::MARKS)?.into_iter().map(|mark| mark.name).collect();
-        let unnamed = batch.into_iter().zip(fates).filter(|(_, fate)| *fate == Fate::Unnamed).map(|(file, _)| file);
+        let unnamed =
+            batch.into_iter().zip(states).filter(|(_, state)| *state == PathState::Unlogged).map(|(file, _)| file);
         let unnamed = unnamed.filter(|(file, _)| !late.contains(&fenced::mark_name(&file.name))).collect();
         let unnamed = without_hidden(objects, unnamed, !self.has_adopted())?;
         let actions = read_adds(objects, damaged, unnamed, adopted)?;
@@ -116,8 +118,8 @@ impl Delta {
         let mut added = 0;
         self.append(objects, &mut self.tail(), "ADOPT", |tail| {
             let unnamed = |action: &&Action| {
-                let fate = action.file().map(|(path, _)| tail.seen.fate(path));
-                matches!(fate, Some(Fate::Unnamed | Fate::Unknown))
+                let state = action.file().map(|(path, _)| tail.states.get(path));
+                matches!(state, Some(PathState::Unlogged | PathState::Unknown))
             };
             let actions: Vec<Action> = actions.iter().filter(unnamed).cloned().collect();
             added = added.max(actions.len() as u64);

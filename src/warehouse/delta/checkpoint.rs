@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,10 +19,12 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
 use super::action::Action;
+use super::checkpoint_rows::{self, BATCH_ROWS, Columns};
 use super::log::{self, Hint, LOG, Listing};
-use super::rows::{self, BATCH_ROWS, Columns};
-use super::seen::Keys;
-use super::tail::now_ms;
+use super::path_states::PathHasher;
+use super::state::Delta;
+use crate::base::clock::unix_ms;
+use crate::metrics;
 use crate::warehouse::WarehouseError;
 use crate::warehouse::storage::{Listed, Objects};
 
@@ -34,8 +38,35 @@ const PART_ACTIONS_MAX: usize = 20_000;
 /// Actions in one row group, which is encoded in memory.
 const GROUP_ACTIONS: usize = 2 * BATCH_ROWS;
 
-/// Writes the checkpoint of `version`, which was committed.
-pub(super) fn write(objects: &Objects, version: i64) -> Result<(), WarehouseError> {
+impl Delta {
+    /// Writes the checkpoint that is due, if any, and removes superfluous files. A failure is retried with the next
+    /// checkpoint.
+    pub(in crate::warehouse) fn checkpoint(&self, objects: &Objects) {
+        let due = self.checkpoint_due.swap(-1, Ordering::AcqRel);
+        if due < 0 || self.checkpointing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let written = write(objects, due);
+        metrics::delta_checkpoint(written.is_ok());
+        let failed = |what: &str, error: WarehouseError| {
+            tracing::warn!(%error, version = due, "{what}, with the next checkpoint it is tried again");
+            format!("{what}: {error}")
+        };
+        let trouble = match written.map(|()| clean_up(objects, self.settings.retention)) {
+            Ok(Ok(removed)) => {
+                tracing::debug!(version = due, removed, "checkpoint of the Delta log written");
+                None
+            }
+            Ok(Err(error)) => Some(failed("old commits of the Delta log cannot be removed", error)),
+            Err(error) => Some(failed("a checkpoint of the Delta log was not written", error)),
+        };
+        self.checkpointing.store(false, Ordering::Release);
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
+
+/// Writes the checkpoint of `version`, which is committed.
+fn write(objects: &Objects, version: i64) -> Result<(), WarehouseError> {
     let listing = Listing::read(objects)?;
     if listing.checkpoints.contains_key(&version) {
         return Ok(());
@@ -59,7 +90,7 @@ struct State<'a> {
     txns: BTreeMap<String, Action>,
     /// Of the commits: the latest that names a file.
     files: HashMap<u128, Latest>,
-    keys: Keys,
+    hasher: PathHasher,
 }
 
 /// The last action about a file: its version, its place there, and whether a checkpoint has it.
@@ -79,12 +110,12 @@ impl<'a> State<'a> {
             objects,
             checkpoint,
             commits: commits.clone(),
-            tombstones_from_ms: now_ms() - TOMBSTONES_MS,
+            tombstones_from_ms: unix_ms() - TOMBSTONES_MS,
             protocol: None,
             metadata: None,
             txns: BTreeMap::new(),
             files: HashMap::new(),
-            keys: Keys::default(),
+            hasher: PathHasher::default(),
         };
         for version in commits {
             for (place, action) in (0..).zip(log::read_known(objects, version)?) {
@@ -97,7 +128,7 @@ impl<'a> State<'a> {
     fn note(&mut self, version: i64, place: u32, action: Action) {
         if let Some((path, _)) = action.file() {
             let latest = Latest { version, place, is_kept: self.is_kept(&action) };
-            self.files.insert(self.keys.of(path), latest);
+            self.files.insert(self.hasher.hash(path), latest);
         } else if action.protocol.is_some() {
             self.protocol = Some(action);
         } else if action.meta_data.is_some() {
@@ -116,7 +147,7 @@ impl<'a> State<'a> {
     /// Whether an action of the checkpoint is of this state, too.
     fn stays(&self, action: &Action) -> bool {
         let is_replaced = match action.file() {
-            Some((path, _)) => self.files.contains_key(&self.keys.of(path)),
+            Some((path, _)) => self.files.contains_key(&self.hasher.hash(path)),
             None => {
                 action.protocol.is_some() && self.protocol.is_some()
                     || action.meta_data.is_some() && self.metadata.is_some()
@@ -133,7 +164,7 @@ impl<'a> State<'a> {
     fn count(&self) -> Result<usize, WarehouseError> {
         let mut count = self.few().count() + self.files.values().filter(|latest| latest.is_kept).count();
         for file in self.checkpoint {
-            rows::read(self.objects, file, Columns::Names, &mut |actions| {
+            checkpoint_rows::read(self.objects, file, Columns::Names, &mut |actions| {
                 count += actions.iter().filter(|action| self.stays(action)).count();
                 Ok(())
             })?;
@@ -145,13 +176,13 @@ impl<'a> State<'a> {
     fn each(&self, out: &mut dyn FnMut(Action) -> Result<(), WarehouseError>) -> Result<(), WarehouseError> {
         self.few().cloned().try_for_each(&mut *out)?;
         for file in self.checkpoint {
-            rows::read(self.objects, file, Columns::All, &mut |actions| {
+            checkpoint_rows::read(self.objects, file, Columns::All, &mut |actions| {
                 actions.into_iter().filter(|action| self.stays(action)).try_for_each(&mut *out)
             })?;
         }
         for version in self.commits.clone() {
             for (place, action) in (0..).zip(log::read_known(self.objects, version)?) {
-                let latest = action.file().and_then(|(path, _)| self.files.get(&self.keys.of(path)));
+                let latest = action.file().and_then(|(path, _)| self.files.get(&self.hasher.hash(path)));
                 if latest.is_some_and(|latest| latest.is_kept && (latest.version, latest.place) == (version, place)) {
                     out(without_change(action))?;
                 }
@@ -218,7 +249,7 @@ impl<'a> Writer<'a> {
     }
 
     fn write_batch(&mut self) -> Result<(), WarehouseError> {
-        let written = self.writer.write(&rows::encode(&self.batch)?);
+        let written = self.writer.write(&checkpoint_rows::encode(&self.batch)?);
         self.batch.clear();
         written.map_err(WarehouseError::encode)
     }
@@ -247,12 +278,12 @@ fn arrow_writer() -> Result<ArrowWriter<Vec<u8>>, WarehouseError> {
         .set_column_dictionary_enabled(of_add("path"), false)
         .set_column_dictionary_enabled(of_add("stats"), false)
         .build();
-    ArrowWriter::try_new(Vec::new(), rows::schema(), Some(properties)).map_err(WarehouseError::encode)
+    ArrowWriter::try_new(Vec::new(), checkpoint_rows::schema(), Some(properties)).map_err(WarehouseError::encode)
 }
 
 /// Removes commits and checkpoints that are older than a checkpoint which is itself older than `retention`, some of
 /// them at a time. Returns how many.
-pub(super) fn clean_up(objects: &Objects, retention: Duration) -> Result<usize, WarehouseError> {
+fn clean_up(objects: &Objects, retention: Duration) -> Result<usize, WarehouseError> {
     let listing = Listing::read(objects)?;
     let expired = expired(&listing, retention);
     for name in &expired {

@@ -1,17 +1,19 @@
 //! Commits: what waits goes into one, and who comes second reads what came first and goes on behind it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::action::{Action, Add};
-use super::seen::Fate;
+use super::action::Action;
+use super::log::LOG;
+use super::path_states::PathState;
+use super::state::{Delta, PendingFiles};
 use super::table::TableFile;
-use super::tail::{Tail, now_ms};
-use super::{CHECKPOINT_COMMITS, Delta};
+use super::tail::Tail;
 use crate::base::backoff::random_unit;
+use crate::base::clock::unix_ms;
 use crate::metrics;
 use crate::warehouse::WarehouseError;
 use crate::warehouse::error::WarehouseErrorKind;
@@ -19,23 +21,12 @@ use crate::warehouse::file::footer;
 use crate::warehouse::layout::Partition;
 use crate::warehouse::storage::Objects;
 
+/// Commits between two checkpoints.
+const CHECKPOINT_COMMITS: i64 = 100;
 /// Versions that others may put before ours until the caller is told.
 const ATTEMPTS_MAX: usize = 200;
 /// The longest wait for a version that is taken and cannot be read yet.
 const IN_FLIGHT: Duration = Duration::from_millis(200);
-
-/// Files that are to be committed together.
-#[derive(Debug)]
-pub(in crate::warehouse) struct Entry {
-    adds: Vec<Add>,
-    committed: AtomicBool,
-}
-
-impl Entry {
-    pub(in crate::warehouse) fn is_committed(&self) -> bool {
-        self.committed.load(Ordering::Acquire)
-    }
-}
 
 impl Delta {
     /// Puts files in the queue for the next commit. `files` are partitions, names and contents.
@@ -43,24 +34,28 @@ impl Delta {
         &self,
         objects: &Objects,
         files: Vec<(Partition, String, Bytes)>,
-    ) -> Result<Arc<Entry>, WarehouseError> {
+    ) -> Result<Arc<PendingFiles>, WarehouseError> {
         let add = |(partition, name, bytes): (Partition, String, Bytes)| {
             let metadata = footer::read(&bytes)?;
-            Ok(TableFile::new(objects, &partition, &name).add(&metadata, bytes.len() as u64, now_ms()))
+            Ok(TableFile::new(objects, &partition, &name).add(&metadata, bytes.len() as u64, unix_ms()))
         };
         let adds = files.into_iter().map(add).collect::<Result<_, WarehouseError>>()?;
-        let entry = Arc::new(Entry { adds, committed: AtomicBool::new(false) });
-        self.waiting().push(entry.clone());
+        let entry = Arc::new(PendingFiles { adds, committed: AtomicBool::new(false) });
+        self.queue().push(entry.clone());
         Ok(entry)
     }
 
     /// Commits the entry, if nobody did, and what else waits.
-    pub(in crate::warehouse) fn commit(&self, objects: &Objects, entry: &Arc<Entry>) -> Result<(), WarehouseError> {
+    pub(in crate::warehouse) fn commit(
+        &self,
+        objects: &Objects,
+        entry: &Arc<PendingFiles>,
+    ) -> Result<(), WarehouseError> {
         let mut tail = self.tail();
         if entry.is_committed() {
             return Ok(());
         }
-        let mut entries = std::mem::take(&mut *self.waiting());
+        let mut entries = std::mem::take(&mut *self.queue());
         if !entries.iter().any(|waiting| Arc::ptr_eq(waiting, entry)) {
             entries.push(entry.clone());
         }
@@ -68,13 +63,14 @@ impl Delta {
             let adds = entries.iter().flat_map(|entry| &entry.adds);
             // A file that is named was added by those who got its messages, or by an attempt of ours whose answer
             // was lost; or it was added and then replaced. Its name was never given to another.
-            let unnamed = adds.filter(|add| matches!(tail.seen.fate(&add.path), Fate::Unnamed | Fate::Unknown));
+            let unnamed =
+                adds.filter(|add| matches!(tail.states.get(&add.path), PathState::Unlogged | PathState::Unknown));
             Ok(unnamed.cloned().map(Action::from).collect())
         });
         match &done {
             Ok(()) => entries.iter().for_each(|entry| entry.committed.store(true, Ordering::Release)),
             // Those that nobody waits for are found by their messages.
-            Err(_) => self.waiting().extend(entries.into_iter().filter(|entry| Arc::strong_count(entry) > 1)),
+            Err(_) => self.queue().extend(entries.into_iter().filter(|entry| Arc::strong_count(entry) > 1)),
         }
         done
     }
@@ -121,26 +117,16 @@ impl Delta {
         if !tail.is_outdated(self.settings.retention) {
             return Ok(());
         }
-        let missing = || WarehouseError::new(WarehouseErrorKind::Corrupt, "find log").at(super::LOG);
+        let missing = || WarehouseError::new(WarehouseErrorKind::Corrupt, "find log").at(LOG);
         let mut fresh = Tail::open(objects)?.ok_or_else(missing)?;
         if fresh.version < tail.version {
-            return Err(
-                WarehouseError::new(WarehouseErrorKind::Corrupt, "find the log's latest commits").at(super::LOG)
-            );
+            return Err(WarehouseError::new(WarehouseErrorKind::Corrupt, "find the log's latest commits").at(LOG));
         }
-        self.seen.replace(&fresh.seen);
-        fresh.seen = self.seen.clone();
+        self.states.replace(&fresh.states);
+        fresh.states = self.states.clone();
         *tail = fresh;
-        let waiting = self.waiting().clone();
+        let waiting = self.queue().clone();
         let paths: Vec<String> = waiting.iter().flat_map(|entry| &entry.adds).map(|add| add.path.clone()).collect();
-        tail.fates(objects, &paths).map(drop)
+        tail.states_of(objects, &paths).map(drop)
     }
-
-    fn waiting(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
-        lock(&self.queue)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 
-use super::Delta;
 use super::action::{Action, Add, Txn};
-use super::seen::Fate;
+use super::path_states::PathState;
+use super::state::Delta;
 use super::table::TableFile;
-use super::tail::{IMPORT, now_ms};
+use super::tail::IMPORT;
+use crate::base::clock::unix_ms;
 use crate::warehouse::WarehouseError;
 use crate::warehouse::file::footer;
 use crate::warehouse::layout::Partition;
@@ -32,7 +33,7 @@ impl Delta {
         name: &str,
         bytes: &Bytes,
     ) -> Result<Add, WarehouseError> {
-        Ok(TableFile::new(objects, partition, name).add(&footer::read(bytes)?, bytes.len() as u64, now_ms()))
+        Ok(TableFile::new(objects, partition, name).add(&footer::read(bytes)?, bytes.len() as u64, unix_ms()))
     }
 
     /// Adds the files, unless the import has come as far already: an attempt whose answer was lost has added them.
@@ -48,7 +49,7 @@ impl Delta {
                 return Ok(Vec::new());
             }
             let mut actions: Vec<Action> = files.iter().cloned().map(Action::from).collect();
-            let txn = Txn { app_id: format!("{IMPORT}{import}"), version: position, last_updated: Some(now_ms()) };
+            let txn = Txn { app_id: format!("{IMPORT}{import}"), version: position, last_updated: Some(unix_ms()) };
             actions.push(txn.into());
             Ok(actions)
         })
@@ -65,6 +66,6 @@ impl Delta {
         let mut tail = self.tail();
         self.refresh(objects, &mut tail)?;
         tail.catch_up(objects)?;
-        Ok(tail.fates(objects, &paths)?.into_iter().map(|fate| fate == Fate::Added).collect())
+        Ok(tail.states_of(objects, &paths)?.into_iter().map(|state| state == PathState::Added).collect())
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use super::Delta;
 use super::action::Action;
+use super::checkpoint_rows::{self, Columns};
 use super::log::{self, Listing};
-use super::rows::{self, Columns};
-use super::seen::Fate;
+use super::path_states::PathState;
+use super::state::Delta;
 use super::table::TableFile;
-use super::tail::now_ms;
+use crate::base::clock::unix_ms;
 use crate::warehouse::WarehouseError;
 use crate::warehouse::layout::Partition;
 use crate::warehouse::storage::Objects;
@@ -38,12 +38,12 @@ pub(in crate::warehouse) enum Named {
     No,
 }
 
-impl From<Fate> for Named {
-    fn from(fate: Fate) -> Self {
-        match fate {
-            Fate::Added => Self::InTable,
-            Fate::Removed => Self::Removed,
-            Fate::Unnamed | Fate::Unknown => Self::No,
+impl From<PathState> for Named {
+    fn from(state: PathState) -> Self {
+        match state {
+            PathState::Added => Self::InTable,
+            PathState::Removed => Self::Removed,
+            PathState::Unlogged | PathState::Unknown => Self::No,
         }
     }
 }
@@ -61,7 +61,7 @@ impl Delta {
         change: Change,
     ) -> Result<bool, WarehouseError> {
         let file = |name: &str| TableFile::new(objects, partition, name);
-        let now = now_ms();
+        let now = unix_ms();
         let adds = new.iter().map(|new| {
             let mut add = file(new.name).add(new.metadata, new.bytes, now);
             add.data_change = change == Change::Rows;
@@ -83,10 +83,10 @@ impl Delta {
             Change::Rows => "DELETE",
         };
         self.append(objects, &mut self.tail(), operation, |tail| {
-            let all = |fates: &[Fate], fate: Fate| fates.iter().all(|found| *found == fate);
-            let (theirs, ours) = (tail.fates(objects, &old)?, tail.fates(objects, &new)?);
-            let is_ours_already = all(&ours, Fate::Added) && !ours.is_empty();
-            let may = all(&theirs, Fate::Added) && all(&ours, Fate::Unnamed);
+            let all = |states: &[PathState], state: PathState| states.iter().all(|found| *found == state);
+            let (theirs, ours) = (tail.states_of(objects, &old)?, tail.states_of(objects, &new)?);
+            let is_ours_already = all(&ours, PathState::Added) && !ours.is_empty();
+            let may = all(&theirs, PathState::Added) && all(&ours, PathState::Unlogged);
             replaced = is_ours_already || may;
             Ok(if may { actions.clone() } else { Vec::new() })
         })?;
@@ -104,7 +104,7 @@ impl Delta {
         partition: &Partition,
         names: &[&str],
     ) -> Result<Vec<Named>, WarehouseError> {
-        let named = self.remove_those(objects, partition, names, (Fate::Added, Change::Rows), "DELETE")?;
+        let named = self.remove_those(objects, partition, names, (PathState::Added, Change::Rows), "DELETE")?;
         if self.is_checkpoint_due() {
             self.checkpoint(objects);
         }
@@ -119,7 +119,7 @@ impl Delta {
         partition: &Partition,
         names: &[&str],
     ) -> Result<Vec<Named>, WarehouseError> {
-        self.remove_those(objects, partition, names, (Fate::Unnamed, Change::Layout), "VACUUM START")
+        self.remove_those(objects, partition, names, (PathState::Unlogged, Change::Layout), "VACUUM START")
     }
 
     /// Removes those of the files that the log says this of, in one commit. Returns what it says of each then.
@@ -128,7 +128,7 @@ impl Delta {
         objects: &Objects,
         partition: &Partition,
         names: &[&str],
-        (of, change): (Fate, Change),
+        (of, change): (PathState, Change),
         operation: &str,
     ) -> Result<Vec<Named>, WarehouseError> {
         let files: Vec<TableFile> = names.iter().map(|name| TableFile::new(objects, partition, name)).collect();
@@ -137,16 +137,16 @@ impl Delta {
         self.refresh(objects, &mut tail)?;
         tail.catch_up(objects)?;
         self.append(objects, &mut tail, operation, |tail| {
-            let fates = tail.fates(objects, &paths)?;
-            let those = files.iter().zip(fates).filter(|(_, fate)| *fate == of);
+            let states = tail.states_of(objects, &paths)?;
+            let those = files.iter().zip(states).filter(|(_, state)| *state == of);
             let action = |file: &TableFile| {
-                let mut remove = file.remove(now_ms());
+                let mut remove = file.remove(unix_ms());
                 remove.data_change = change == Change::Rows;
                 Action::from(remove)
             };
             Ok(those.map(|(file, _)| action(file)).collect())
         })?;
-        Ok(tail.fates(objects, &paths)?.into_iter().map(Named::from).collect())
+        Ok(tail.states_of(objects, &paths)?.into_iter().map(Named::from).collect())
     }
 
     /// Reads the log, so that each file's place in it is remembered.
@@ -166,7 +166,7 @@ impl Delta {
         let mut tail = self.tail();
         self.refresh(objects, &mut tail)?;
         tail.catch_up(objects)?;
-        Ok(tail.fates(objects, &paths)?.into_iter().map(Named::from).collect())
+        Ok(tail.states_of(objects, &paths)?.into_iter().map(Named::from).collect())
     }
 
     /// The same as far as this process knows; none when it would have to look.
@@ -177,9 +177,9 @@ impl Delta {
         name: &str,
     ) -> Option<Named> {
         let file = TableFile::new(objects, partition, name);
-        match self.seen.fate(&file.path()) {
-            Fate::Unknown => None,
-            fate => Some(fate.into()),
+        match self.states.get(&file.path()) {
+            PathState::Unknown => None,
+            state => Some(state.into()),
         }
     }
 
@@ -203,7 +203,7 @@ impl Delta {
             }
         };
         for file in files {
-            rows::read(objects, file, Columns::Removals, &mut |actions| {
+            checkpoint_rows::read(objects, file, Columns::Removals, &mut |actions| {
                 note(&actions);
                 Ok(())
             })?;

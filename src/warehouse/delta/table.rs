@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use parquet::basic::Type as Physical;
 
-use super::action::{Add, Format, Metadata, Remove, Texts};
+use super::action::{Add, Format, Metadata, Remove, StringMap};
 use super::stats;
 use crate::warehouse::columns::promoted::PromotedColumns;
 use crate::warehouse::columns::promoted::schema_with;
@@ -61,7 +61,7 @@ impl TableFile {
     }
 }
 
-fn values(partition: &Partition) -> Texts {
+fn values(partition: &Partition) -> StringMap {
     let (year, month, day, hour) = partition.date();
     let numbers = [("year", year), ("month", month), ("day", day), ("hour", hour)];
     let numbers = numbers.map(|(name, number)| (name.to_owned(), Some(number.to_string())));
@@ -88,10 +88,10 @@ pub(super) fn metadata(columns: &PromotedColumns, now_ms: i64) -> Metadata {
         id: Uuid::now_v7().to_string(),
         name: Some("events".to_owned()),
         description: None,
-        format: Format { provider: "parquet".to_owned(), options: Texts::new() },
+        format: Format { provider: "parquet".to_owned(), options: StringMap::new() },
         schema_string: json!({"type": "struct", "fields": fields(columns)}).to_string(),
         partition_columns: PARTITION_COLUMNS.map(|(name, _)| name.to_owned()).into(),
-        configuration: Texts::new(),
+        configuration: StringMap::new(),
         created_time: Some(now_ms),
     }
 }

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::action::{self, Action, Metadata, Protocol};
+use super::action::{self, Action, Metadata, Protocol, Txn};
+use super::checkpoint_rows::{self, Columns};
 use super::log::{self, LOG, Listing};
-use super::rows::{self, Columns};
-use super::seen::{Fate, Seen};
+use super::path_states::{PathState, PathStates};
+use crate::base::clock::unix_ms;
 use crate::warehouse::storage::Objects;
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
@@ -29,7 +30,7 @@ pub(super) struct Tail {
     pub(super) adopted: bool,
     /// How far each import has come.
     pub(super) imports: BTreeMap<String, i64>,
-    pub(super) seen: Seen,
+    pub(super) states: PathStates,
     /// When nothing newer than `version` was there.
     read_at: Moment,
 }
@@ -62,27 +63,27 @@ impl Tail {
         let mut version = -1;
         if let Some((at, files)) = listing.checkpoint(latest) {
             for file in files {
-                rows::read(objects, file, Columns::AllButFiles, &mut |actions| {
+                checkpoint_rows::read(objects, file, Columns::AllButFiles, &mut |actions| {
                     actions.iter().for_each(|action| read.note(action));
                     Ok(())
                 })?;
             }
             version = at;
         }
-        let (seen, from) = (Seen::default(), version + 1);
+        let (states, from) = (PathStates::default(), version + 1);
         for version in from..=latest {
             let actions = log::read_known(objects, version)?;
             actions.iter().for_each(|action| read.note(action));
-            note_files(&seen, &actions);
+            note_files(&states, &actions);
         }
         if from == 0 {
-            seen.completed();
+            states.completed();
         }
         let corrupt = |what| WarehouseError::new(WarehouseErrorKind::Corrupt, what).at(LOG);
         let metadata = read.metadata.ok_or_else(|| corrupt("find metadata in log"))?;
         check(read.protocol.ok_or_else(|| corrupt("find protocol in log"))?)?;
         let Opening { adopted, imports, .. } = read;
-        Ok(Some(Self { version: latest, metadata, adopted, imports, seen, read_at }))
+        Ok(Some(Self { version: latest, metadata, adopted, imports, states, read_at }))
     }
 
     /// Reads what was committed since. False when there was nothing.
@@ -123,16 +124,16 @@ impl Tail {
     }
 
     /// Which of the files the log names. What is not remembered is read.
-    pub(super) fn fates(&mut self, objects: &Objects, paths: &[String]) -> Result<Vec<Fate>, WarehouseError> {
-        let unknown: Vec<&String> = paths.iter().filter(|path| self.seen.fate(path) == Fate::Unknown).collect();
+    pub(super) fn states_of(&mut self, objects: &Objects, paths: &[String]) -> Result<Vec<PathState>, WarehouseError> {
+        let unknown: Vec<&String> = paths.iter().filter(|path| self.states.get(path) == PathState::Unknown).collect();
         if !unknown.is_empty() {
             self.look_back(objects, &unknown)?;
         }
-        let fate = |path: &String| match self.seen.fate(path) {
-            Fate::Unknown => Fate::Unnamed,
+        let state = |path: &String| match self.states.get(path) {
+            PathState::Unknown => PathState::Unlogged,
             known => known,
         };
-        Ok(paths.iter().map(fate).collect())
+        Ok(paths.iter().map(state).collect())
     }
 
     /// Takes note of all files that the log names, or of those that are wanted when they are too many.
@@ -140,14 +141,14 @@ impl Tail {
         let wanted: HashSet<&str> = wanted.iter().map(|path| path.as_str()).collect();
         let listing = Listing::read(objects)?;
         let (version, files) = listing.checkpoint(self.version).unwrap_or((-1, &[]));
-        let rows: usize = files.iter().map(|file| rows::count(objects, file)).sum::<Result<_, _>>()?;
-        let all = self.seen.has_room(rows);
+        let rows: usize = files.iter().map(|file| checkpoint_rows::count(objects, file)).sum::<Result<_, _>>()?;
+        let all = self.states.has_room(rows);
         let mut noted = 0;
-        let seen = &self.seen;
+        let states = &self.states;
         let mut note = |actions: &[Action]| {
             for (path, is_there) in actions.iter().filter_map(Action::file) {
                 if all || wanted.contains(path) {
-                    seen.note_earlier(path, is_there);
+                    states.note_earlier(path, is_there);
                     noted += 1;
                 }
             }
@@ -157,13 +158,13 @@ impl Tail {
             note(&log::read_known(objects, version)?);
         }
         for file in files {
-            rows::read(objects, file, Columns::Files, &mut |actions| {
+            checkpoint_rows::read(objects, file, Columns::Files, &mut |actions| {
                 note(&actions);
                 Ok(())
             })?;
         }
         if all {
-            self.seen.completed();
+            self.states.completed();
         }
         tracing::debug!(files = noted, version = self.version, "log read");
         Ok(())
@@ -178,7 +179,7 @@ impl Tail {
         self.metadata = read.metadata.unwrap_or_else(|| self.metadata.clone());
         self.adopted = read.adopted;
         self.imports.append(&mut read.imports);
-        note_files(&self.seen, actions);
+        note_files(&self.states, actions);
         self.version += 1;
         Ok(())
     }
@@ -208,9 +209,9 @@ impl Opening {
     }
 }
 
-fn note_files(seen: &Seen, actions: &[Action]) {
+fn note_files(states: &PathStates, actions: &[Action]) {
     for (path, is_there) in actions.iter().filter_map(Action::file) {
-        seen.note(path, is_there);
+        states.note(path, is_there);
     }
 }
 
@@ -229,7 +230,7 @@ fn check(protocol: Protocol) -> Result<(), WarehouseError> {
 fn info(operation: &str) -> Action {
     let adds_only = matches!(operation, "WRITE" | "ADOPT");
     let info = json!({
-        "timestamp": now_ms(),
+        "timestamp": unix_ms(),
         "operation": operation,
         "operationParameters": if adds_only { json!({"mode": "Append"}) } else { json!({}) },
         "isBlindAppend": adds_only,
@@ -239,7 +240,7 @@ fn info(operation: &str) -> Action {
     Action { commit_info: Some(info), ..Action::default() }
 }
 
-pub(in crate::warehouse) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+/// The action that notes that the table has the files from before the log.
+pub(super) fn adopted(now_ms: i64) -> Txn {
+    Txn { app_id: ADOPTED.to_owned(), version: 1, last_updated: Some(now_ms) }
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use super::checkpoint_rows::{self, Columns};
 use super::log::Listing;
-use super::rows::{self, Columns};
 use super::*;
 use crate::event::EventRef;
 use crate::event::proto::event_envelope::Payload;
@@ -77,7 +77,7 @@ fn table(dir: &TempDir) -> (BTreeMap<String, (i64, u64)>, i64) {
             actions.extend(some);
             Ok(())
         };
-        rows::read(&objects, file, Columns::All, each).unwrap();
+        checkpoint_rows::read(&objects, file, Columns::All, each).unwrap();
     }
     for version in version + 1..=latest {
         actions.extend(log::read_known(&objects, version).unwrap());
@@ -255,7 +255,7 @@ async fn a_file_that_was_replaced_and_one_that_was_removed_are_so_in_the_checkpo
     let objects = Objects::local(dir.path().to_owned()).unwrap();
     let add = |path: &str, size: i64| action::Add {
         path: path.to_owned(),
-        partition_values: action::Texts::new(),
+        partition_values: action::StringMap::new(),
         size,
         modification_time: 1,
         data_change: true,
@@ -275,7 +275,7 @@ async fn a_file_that_was_replaced_and_one_that_was_removed_are_so_in_the_checkpo
         tail.version
     };
     put(&["a", "b", "c", "d"].map(|path| add(path, 1).into()));
-    let first = put(&[add("b", 2).into(), remove("c", now_ms()).into()]);
+    let first = put(&[add("b", 2).into(), remove("c", unix_ms()).into()]);
     checkpoint::write(&objects, first).unwrap();
     let before = table(&dir);
     put(&[add("a", 3).into(), remove("d", 5).into(), add("e", 4).into()]);
@@ -290,7 +290,7 @@ async fn a_file_that_was_replaced_and_one_that_was_removed_are_so_in_the_checkpo
         actions.extend(some);
         Ok(())
     };
-    checkpoint.iter().for_each(|file| rows::read(&objects, file, Columns::All, &mut all).unwrap());
+    checkpoint.iter().for_each(|file| checkpoint_rows::read(&objects, file, Columns::All, &mut all).unwrap());
     let mut named: Vec<_> = actions.iter().filter_map(Action::file).collect();
     named.sort_unstable();
     assert_eq!(named, [("a", true), ("b", true), ("c", false), ("e", true)]);
@@ -394,13 +394,13 @@ fn rows_of_a_checkpoint_come_back_as_they_were() {
     ];
     let dir = TempDir::new().unwrap();
     let objects = Objects::local(dir.path().to_owned()).unwrap();
-    let mut writer = parquet::arrow::ArrowWriter::try_new(Vec::new(), rows::schema(), None).unwrap();
-    writer.write(&rows::encode(&actions).unwrap()).unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(Vec::new(), checkpoint_rows::schema(), None).unwrap();
+    writer.write(&checkpoint_rows::encode(&actions).unwrap()).unwrap();
     let bytes = Bytes::from(writer.into_inner().unwrap());
     objects.store(LOG, &log::checkpoint_name(7, 1, 1), &bytes, || true).unwrap();
     let file = objects.list(LOG).unwrap().remove(0);
     let mut read = Vec::new();
-    rows::read(&objects, &file, Columns::All, &mut |some| {
+    checkpoint_rows::read(&objects, &file, Columns::All, &mut |some| {
         read.extend(some);
         Ok(())
     })

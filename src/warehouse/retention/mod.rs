@@ -22,9 +22,10 @@ use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::compaction::{self, CompactionFilter, Lease, data_files, is_orphan, log_of, tidy};
-use super::delta::{self, Delta, Named};
+use super::delta::{Delta, Named};
 use super::layout::Partition;
 use super::{Warehouse, WarehouseError};
+use crate::base::clock::unix_ms;
 use crate::base::faults;
 use crate::warehouse::handle::Shared;
 use crate::warehouse::storage::{Listed, Objects};
@@ -134,7 +135,7 @@ impl Warehouse {
 
 /// The earlier of two clocks.
 fn now_ms(objects: &Objects) -> Result<i64, WarehouseError> {
-    Ok(objects.now_ms()?.min(delta::now_ms()))
+    Ok(objects.now_ms()?.min(unix_ms()))
 }
 
 fn look(

@@ -13,7 +13,7 @@ const HALF_FILES_MAX: usize = 500_000;
 /// Cheap to clone; all clones know the same. It is never locked for long, so that whoever asks for a file that is known
 /// does not wait for a commit.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen(Arc<Mutex<Files>>);
+pub(super) struct PathStates(Arc<Mutex<Files>>);
 
 #[derive(Debug, Default)]
 struct Files {
@@ -22,27 +22,27 @@ struct Files {
     old: HashMap<u128, bool>,
     complete: bool,
     has_forgotten: bool,
-    keys: Keys,
+    hasher: PathHasher,
 }
 
 /// Makes short keys of paths, of which nobody outside can make two meet.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Keys(RandomState, RandomState);
+pub(super) struct PathHasher(RandomState, RandomState);
 
 /// What becomes of a file by the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum PathState {
     Added,
     Removed,
-    Unnamed,
+    Unlogged,
     /// It may be named further back.
     Unknown,
 }
 
-impl Seen {
+impl PathStates {
     pub(super) fn note(&self, path: &str, is_there: bool) {
         let mut files = self.files();
-        let key = files.keys.of(path);
+        let key = files.hasher.hash(path);
         if files.young.len() >= HALF_FILES_MAX && !files.young.contains_key(&key) {
             files.has_forgotten |= !files.old.is_empty();
             files.complete &= !files.has_forgotten;
@@ -54,7 +54,7 @@ impl Seen {
     /// Takes note of what was further back than all that was noted so far.
     pub(super) fn note_earlier(&self, path: &str, is_there: bool) {
         let mut files = self.files();
-        let key = files.keys.of(path);
+        let key = files.hasher.hash(path);
         if !files.young.contains_key(&key) {
             files.old.entry(key).or_insert(is_there);
         }
@@ -71,14 +71,14 @@ impl Seen {
         self.files().old.len() + files <= HALF_FILES_MAX
     }
 
-    pub(super) fn fate(&self, path: &str) -> Fate {
+    pub(super) fn get(&self, path: &str) -> PathState {
         let files = self.files();
-        let key = files.keys.of(path);
+        let key = files.hasher.hash(path);
         match files.young.get(&key).or_else(|| files.old.get(&key)) {
-            Some(true) => Fate::Added,
-            Some(false) => Fate::Removed,
-            None if files.complete => Fate::Unnamed,
-            None => Fate::Unknown,
+            Some(true) => PathState::Added,
+            Some(false) => PathState::Removed,
+            None if files.complete => PathState::Unlogged,
+            None => PathState::Unknown,
         }
     }
 
@@ -93,8 +93,8 @@ impl Seen {
     }
 }
 
-impl Keys {
-    pub(super) fn of(&self, path: &str) -> u128 {
+impl PathHasher {
+    pub(super) fn hash(&self, path: &str) -> u128 {
         u128::from(self.0.hash_one(path)) << 64 | u128::from(self.1.hash_one(path))
     }
 }
@@ -105,21 +105,21 @@ mod tests {
 
     #[test]
     fn what_was_seen_last_is_remembered_and_nothing_forgotten_is_called_unnamed() {
-        let seen = Seen::default();
-        assert_eq!(seen.fate("a"), Fate::Unknown);
-        seen.note("a", true);
-        seen.note("b", true);
-        seen.note("b", false);
-        seen.note_earlier("b", true);
-        seen.note_earlier("c", true);
-        seen.completed();
-        let fates = ["a", "b", "c", "d"].map(|path| seen.fate(path));
-        assert_eq!(fates, [Fate::Added, Fate::Removed, Fate::Added, Fate::Unnamed]);
+        let states = PathStates::default();
+        assert_eq!(states.get("a"), PathState::Unknown);
+        states.note("a", true);
+        states.note("b", true);
+        states.note("b", false);
+        states.note_earlier("b", true);
+        states.note_earlier("c", true);
+        states.completed();
+        let states = ["a", "b", "c", "d"].map(|path| states.get(path));
+        assert_eq!(states, [PathState::Added, PathState::Removed, PathState::Added, PathState::Unlogged]);
         for n in 0..HALF_FILES_MAX + HALF_FILES_MAX / 2 {
-            seen.note(&n.to_string(), true);
+            states.note(&n.to_string(), true);
         }
-        assert_eq!((seen.fate("c"), seen.fate("0")), (Fate::Unknown, Fate::Added));
-        let files = seen.files();
+        assert_eq!((states.get("c"), states.get("0")), (PathState::Unknown, PathState::Added));
+        let files = states.files();
         assert!(files.young.len() <= HALF_FILES_MAX && files.old.len() <= HALF_FILES_MAX);
     }
 }

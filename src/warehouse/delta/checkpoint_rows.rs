@@ -15,7 +15,7 @@ use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::ChunkReader;
 use parquet::file::statistics::Statistics;
 
-use super::action::{Action, Add, Format, Metadata, Protocol, Remove, Texts, Txn};
+use super::action::{Action, Add, Format, Metadata, Protocol, Remove, StringMap, Txn};
 use super::log::LOG;
 use crate::warehouse::storage::{Listed, Objects};
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
@@ -150,7 +150,7 @@ fn flags<'a, T>(rows: &[Option<&'a T>], of: impl Fn(&'a T) -> Option<bool>) -> A
     Arc::new(rows.iter().map(|row| row.and_then(&of)).collect::<BooleanArray>())
 }
 
-fn maps<'a, T>(rows: &[Option<&'a T>], of: impl Fn(&'a T) -> Option<&'a Texts>) -> Result<ArrayRef, ArrowError> {
+fn maps<'a, T>(rows: &[Option<&'a T>], of: impl Fn(&'a T) -> Option<&'a StringMap>) -> Result<ArrayRef, ArrowError> {
     let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
     let mut builder = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
     for row in rows {
@@ -283,7 +283,7 @@ impl<'a> Row<'a> {
         Some(self.field(name)?.as_boolean_opt()?.value(self.at))
     }
 
-    fn map(self, name: &str) -> Option<Texts> {
+    fn map(self, name: &str) -> Option<StringMap> {
         let entries = self.field(name)?.as_map_opt()?.value(self.at);
         let (keys, values) = (entries.column(0).as_string_opt::<i32>()?, entries.column(1).as_string_opt::<i32>()?);
         let pairs = keys.iter().zip(values.iter());

@@ -3,11 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Delta;
 use super::action::Action;
-use super::seen::Fate;
+use super::path_states::PathState;
+use super::state::Delta;
 use super::table::TableFile;
-use super::tail::{Tail, now_ms};
+use super::tail::Tail;
+use crate::base::clock::unix_ms;
 use crate::warehouse::WarehouseError;
 use crate::warehouse::catalog::damaged::Damaged;
 use crate::warehouse::error::WarehouseErrorKind;
@@ -37,7 +38,8 @@ impl Delta {
         names: &[&str],
     ) -> Result<(), WarehouseError> {
         let file = |name: &&str| TableFile::new(objects, partition, name);
-        let is_named = |file: &TableFile| matches!(self.seen.fate(&file.path()), Fate::Added | Fate::Removed);
+        let is_named =
+            |file: &TableFile| matches!(self.states.get(&file.path()), PathState::Added | PathState::Removed);
         let files: Vec<TableFile> = names.iter().map(file).filter(|file| !is_named(file)).collect();
         if files.is_empty() { Ok(()) } else { self.agree(objects, damaged, &files, false) }
     }
@@ -67,8 +69,8 @@ impl Delta {
         self.refresh(objects, &mut tail)?;
         tail.catch_up(objects)?;
         self.append(objects, &mut tail, "DELETE", |tail| {
-            let is_there = tail.fates(objects, &[file.path()])?.contains(&Fate::Added);
-            Ok(is_there.then(|| Action::from(file.remove(now_ms()))).into_iter().collect())
+            let is_there = tail.states_of(objects, &[file.path()])?.contains(&PathState::Added);
+            Ok(is_there.then(|| Action::from(file.remove(unix_ms()))).into_iter().collect())
         })
     }
 
@@ -114,44 +116,44 @@ fn differences(
     let (mut actions, mut added) = (Vec::new(), Vec::new());
     let Some(partition) = files.first().map(|file| file.directory.clone()) else { return Ok((actions, added)) };
     let listed = objects.list(&partition)?;
-    let fates = fates(objects, tail, files, known)?;
-    for (file, fate) in files.iter().zip(fates) {
+    let states = states_of(objects, tail, files, known)?;
+    for (file, state) in files.iter().zip(states) {
         let (path, there) = (file.path(), listed.iter().find(|there| there.name == file.name));
-        match (there, fate) {
-            (None, Fate::Added) => actions.push(file.remove(now_ms()).into()),
-            (Some(there), Fate::Unnamed | Fate::Unknown) => {
+        match (there, state) {
+            (None, PathState::Added) => actions.push(file.remove(unix_ms()).into()),
+            (Some(there), PathState::Unlogged | PathState::Unknown) => {
                 actions.extend(add(objects, damaged, file, there, true)?);
                 added.push((path, there.bytes));
             }
-            (Some(there), Fate::Added) => {
+            (Some(there), PathState::Added) => {
                 let is_other = known.added.get(&path).is_none_or(|bytes| *bytes != there.bytes);
                 if is_other && (replaced || known.added.contains_key(&path)) {
                     actions.extend(add(objects, damaged, file, there, false)?);
                     added.push((path, there.bytes));
                 }
             }
-            (None, _) | (_, Fate::Removed) => {}
+            (None, _) | (_, PathState::Removed) => {}
         }
     }
     Ok((actions, added))
 }
 
 /// The log is read back once.
-fn fates(
+fn states_of(
     objects: &Objects,
     tail: &mut Tail,
     files: &[TableFile],
     known: &mut Known,
-) -> Result<Vec<Fate>, WarehouseError> {
+) -> Result<Vec<PathState>, WarehouseError> {
     let paths: Vec<String> = files.iter().map(TableFile::path).collect();
-    let unknown = |path: &String| tail.seen.fate(path) == Fate::Unknown && !known.unnamed.contains(path);
+    let unknown = |path: &String| tail.states.get(path) == PathState::Unknown && !known.unnamed.contains(path);
     if paths.iter().any(unknown) {
-        let fates = tail.fates(objects, &paths)?;
-        let unnamed = paths.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Unnamed);
+        let states = tail.states_of(objects, &paths)?;
+        let unnamed = paths.iter().zip(&states).filter(|(_, state)| **state == PathState::Unlogged);
         known.unnamed.extend(unnamed.map(|(path, _)| path.clone()));
-        return Ok(fates);
+        return Ok(states);
     }
-    Ok(paths.iter().map(|path| tail.seen.fate(path)).collect())
+    Ok(paths.iter().map(|path| tail.states.get(path)).collect())
 }
 
 /// None of a file that nobody can read.
