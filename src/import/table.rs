@@ -68,7 +68,7 @@ impl Columns {
                 Target::Field { path, holds, is_time } => put(&mut event, path, cell.into_value(*holds, *is_time)),
                 Target::Category => category = cell.into_text(),
                 Target::Type => event_type = cell.into_text(),
-                Target::Payload => payload = Some(cell.into_value(Holds::Json, false)),
+                Target::Payload => payload = Some(cell.into_value(FieldType::Json, false)),
                 Target::Ignored => {}
             }
         }
@@ -147,13 +147,13 @@ impl Cell {
 
     fn into_value(self, holds: FieldType, is_time: bool) -> Value {
         match (self, holds) {
-            (Self::Text(text), Holds::Number) if is_time => time_ms(&text).map_or(Value::String(text), Value::from),
+            (Self::Text(text), FieldType::Number) if is_time => time_ms(&text).map_or(Value::String(text), Value::from),
             // A value of the wrong type is rejected by validation, along with the row's other faults.
-            (Self::Text(text), Holds::Number | Holds::Bool | Holds::Json) => {
+            (Self::Text(text), FieldType::Number | FieldType::Bool | FieldType::Json) => {
                 serde_json::from_str(&text).unwrap_or(Value::String(text))
             }
-            (Self::Time(ms), Holds::Number) => ms.into(),
-            (Self::Value(value), Holds::Number | Holds::Bool | Holds::Json) => value,
+            (Self::Time(ms), FieldType::Number) => ms.into(),
+            (Self::Value(value), FieldType::Number | FieldType::Bool | FieldType::Json) => value,
             (cell, _) => Value::String(cell.into_text()),
         }
     }
@@ -332,12 +332,12 @@ mod tests {
     #[test]
     fn a_cell_is_converted_to_the_type_of_its_field() {
         let value = |text: &str, holds| Cell::Text(text.to_owned()).into_value(holds, false).to_string();
-        assert_eq!(value("12", Holds::Text), "\"12\"");
-        assert_eq!(value("12", Holds::Json), "12");
-        assert_eq!(value("012", Holds::Json), "\"012\"");
-        assert_eq!(value("true", Holds::Bool), "true");
-        assert_eq!(value("much", Holds::Number), "\"much\"");
-        assert_eq!(Cell::Value(7.into()).into_value(Holds::Text, false), Value::from("7"));
-        assert_eq!(Cell::Time(0).into_value(Holds::Number, true), Value::from(0));
+        assert_eq!(value("12", FieldType::Text), "\"12\"");
+        assert_eq!(value("12", FieldType::Json), "12");
+        assert_eq!(value("012", FieldType::Json), "\"012\"");
+        assert_eq!(value("true", FieldType::Bool), "true");
+        assert_eq!(value("much", FieldType::Number), "\"much\"");
+        assert_eq!(Cell::Value(7.into()).into_value(FieldType::Text, false), Value::from("7"));
+        assert_eq!(Cell::Time(0).into_value(FieldType::Number, true), Value::from(0));
     }
 }

@@ -1,16 +1,23 @@
 //! The log over a real directory, read back as its files say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use super::action::{self, Action, Protocol};
 use super::checkpoint_rows::{self, Columns};
-use super::log::Listing;
-use super::*;
+use super::log::{self, LOG, Listing};
+use super::state::DeltaSettings;
+use super::table;
+use super::tail::{Tail, adopted};
 use crate::event::EventRef;
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{EventEnvelope, ScreenView};
+use crate::warehouse::columns::promoted::PromotedColumns;
+use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::storage::Objects;
 use crate::warehouse::{EncodeSettings, Encoder, FencedWrite, Origin, Partition, Reconciled, RowId, Warehouse};
 use prost::Message as _;
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::action::{self, Action};
+use super::log::{self, LOG};
 use super::tests::{commit, file, partition, settings, store};
-use super::*;
 use crate::services::s3::{Fault, S3Server};
 use crate::warehouse::{ObjectSettings, Warehouse};
 
