@@ -13,7 +13,7 @@ use super::status::SinkStatus;
 use crate::base::backoff::random_unit;
 use crate::metrics;
 use crate::warehouse::{
-    Candidate, CompactionFilter, CompactionOutcome, CompactionProgress, CompactionSettings, LakeStatus, Partition,
+    Candidate, CompactionOutcome, CompactionProgress, CompactionSettings, LakeStatus, Partition, PartitionFilter,
     Vacuumed, Warehouse, WarehouseError, WarehouseErrorKind,
 };
 
@@ -85,7 +85,7 @@ impl Compactor {
 
     async fn survey(&self, stop: &CancellationToken) -> Result<LakeStatus, WarehouseError> {
         let going_on = stop.clone();
-        let all = CompactionFilter::default();
+        let all = PartitionFilter::default();
         let status = self.warehouse.survey(&self.settings, &all, move |_| !going_on.is_cancelled()).await?;
         if !stop.is_cancelled() {
             metrics::lake(status.files, status.bytes, status.small_files, status.due_partitions() as u64);

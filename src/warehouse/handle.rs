@@ -9,11 +9,11 @@ use bytes::Bytes;
 
 use super::catalog::footers::{FooterCache, PartitionFooters, RowId};
 use super::columns::promoted::PromotedColumns;
-use super::compaction::SeenLeases;
 use super::delta::{Adopted, Delta, DeltaSettings, PendingFiles};
 use super::error::{WarehouseError, WarehouseErrorKind};
 use super::fenced::{self, FencedWrite, Reconciled, SeenMarks};
 use super::layout::{self, Partition};
+use super::maintenance::SeenLeases;
 use super::metastore::Metastore;
 use super::storage::{ObjectSettings, Objects};
 

@@ -35,6 +35,8 @@ mod metastore;
 
 mod fenced;
 
+mod maintenance;
+
 mod compaction;
 mod erasure;
 mod imported;
@@ -46,10 +48,7 @@ mod tests;
 pub use catalog::footers::{PartitionFooters, RowId};
 pub use columns::promoted::{ColumnType, PromotedColumn, PromotedColumns};
 pub use columns::row::Origin;
-pub use compaction::{
-    Candidate, Compacted, CompactionFilter, CompactionOutcome, CompactionProgress, CompactionSettings, LakeStatus,
-    Pace, Vacuumed,
-};
+pub use compaction::{Candidate, Compacted, CompactionOutcome, LakeStatus, Vacuumed};
 pub use delta::{Adopted, DeltaSettings};
 pub use erasure::{Erased, ErasureOutcome, PersonSearch, PersonalFiles};
 pub use error::{WarehouseError, WarehouseErrorKind};
@@ -59,6 +58,7 @@ pub use file::scan::{scan_ids, scan_keys};
 pub use handle::{Commit, Warehouse};
 pub use imported::ImportedFile;
 pub use layout::{Partition, hour_of, is_path_safe};
+pub use maintenance::{CompactionProgress, CompactionSettings, PartitionFilter, Throttle};
 pub use metastore::{Metastore, MetastoreSettings};
 pub use pages::compression::Compression;
 pub use retention::{Expired, Expiry, OldPartition, OldPartitions, RetentionRules, RetentionSettings};

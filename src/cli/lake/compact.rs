@@ -15,7 +15,7 @@ use crate::app::Lake;
 use crate::cli::run::Layers;
 use crate::cli::{Failure, human_time, output};
 use crate::warehouse::{
-    Candidate, Compacted, CompactionFilter, CompactionOutcome, LakeStatus, Partition, WarehouseError,
+    Candidate, Compacted, PartitionFilter, CompactionOutcome, LakeStatus, Partition, WarehouseError,
 };
 
 #[derive(Clone, Debug, clap::Args)]
@@ -41,9 +41,9 @@ impl CompactArgs {
         &self.layers
     }
 
-    fn filter(&self) -> CompactionFilter {
+    fn filter(&self) -> PartitionFilter {
         let hour = |at: Timestamp| at.as_second().div_euclid(3_600);
-        CompactionFilter {
+        PartitionFilter {
             app_id: self.app.clone(),
             from_hour: self.from.map(hour),
             // The hour in which it lies counts as before it, unless it begins there.

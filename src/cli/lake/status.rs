@@ -7,7 +7,7 @@ use super::survey::{old_partitions, survey};
 use crate::app::Lake;
 use crate::cli::run::Layers;
 use crate::cli::{Failure, output};
-use crate::warehouse::{CompactionFilter, LakeStatus, OldPartitions};
+use crate::warehouse::{PartitionFilter, LakeStatus, OldPartitions};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct StatusArgs {
@@ -25,7 +25,7 @@ impl StatusArgs {
 }
 
 pub(super) async fn status(args: &StatusArgs, lake: &Lake) -> Result<(), Failure> {
-    let status = survey(lake, &CompactionFilter::default()).await?;
+    let status = survey(lake, &PartitionFilter::default()).await?;
     let old = old_partitions(lake, None, bar(None, "{elapsed:>4} {spinner} {msg}")).await?;
     if args.json {
         return output::print_json(&document(&status, &old));

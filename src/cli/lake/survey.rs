@@ -6,9 +6,9 @@ use super::partitions::failed;
 use super::progress::bar;
 use crate::app::Lake;
 use crate::cli::Failure;
-use crate::warehouse::{CompactionFilter, LakeStatus, OldPartitions};
+use crate::warehouse::{PartitionFilter, LakeStatus, OldPartitions};
 
-pub(super) async fn survey(lake: &Lake, filter: &CompactionFilter) -> Result<LakeStatus, Failure> {
+pub(super) async fn survey(lake: &Lake, filter: &PartitionFilter) -> Result<LakeStatus, Failure> {
     let bar = bar(None, "{elapsed:>4} {spinner} {msg}");
     let shown = bar.clone();
     let show = move |status: &LakeStatus| {

@@ -15,11 +15,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use super::record::{self, Key};
-use super::scratch::Scratch;
-use super::{THREAD, give_way};
 use crate::warehouse::WarehouseError;
 use crate::warehouse::columns::row::StoredRow;
 use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::maintenance::{Scratch, THREAD, lower_priority};
 
 /// Rows that are sorted at once, with what is known of each.
 pub(super) const ROWS_BYTES_MAX: usize = 64 << 20;
@@ -115,7 +114,7 @@ impl<'a> Sorter<'a> {
         self.settle()?;
         let (rows, run) = (std::mem::take(&mut self.rows), RunWriter::new(self.scratch)?);
         let write = move || {
-            give_way();
+            lower_priority();
             rows.write(run)
         };
         self.writing = Some(Builder::new().name(THREAD.to_owned()).spawn(write).map_err(failed)?);
@@ -150,7 +149,7 @@ impl<'a> Sorter<'a> {
         let (filled, blocks) = sync_channel(AHEAD_BLOCKS);
         std::thread::scope(|scope| {
             let merging = Builder::new().name(THREAD.to_owned()).spawn_scoped(scope, move || {
-                give_way();
+                lower_priority();
                 merge_ahead(runs, &filled);
             });
             merging.map_err(failed)?;

@@ -2,35 +2,15 @@
 
 use std::time::Duration;
 
-use super::lease;
-use super::{CompactionSettings, data_files, is_orphan};
 use crate::warehouse::delta::Named;
 use crate::warehouse::handle::Shared;
-use crate::warehouse::layout::Partition;
-use crate::warehouse::layout::is_compacted;
-use crate::warehouse::storage::{Listed, Objects, Walked};
+use crate::warehouse::layout::{Partition, is_compacted};
+use crate::warehouse::maintenance::{CompactionSettings, PartitionFilter, data_files, each_partition, is_orphan};
+use crate::warehouse::storage::Listed;
 use crate::warehouse::{Warehouse, WarehouseError};
 
 /// Partitions that one survey names; the rest are named by the next, when these are done.
 const CANDIDATES_MAX: usize = 10_000;
-
-/// Which partitions are looked at.
-#[derive(Clone, Debug, Default)]
-pub struct CompactionFilter {
-    pub app_id: Option<String>,
-    /// Hours since the Unix epoch.
-    pub from_hour: Option<i64>,
-    /// Not itself.
-    pub to_hour: Option<i64>,
-}
-
-impl CompactionFilter {
-    fn takes(&self, partition: &Partition) -> bool {
-        self.app_id.as_ref().is_none_or(|app_id| *app_id == partition.app_id)
-            && self.from_hour.is_none_or(|from| partition.hour >= from)
-            && self.to_hour.is_none_or(|to| partition.hour < to)
-    }
-}
 
 /// A partition that is to be compacted, or tidied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,11 +61,11 @@ impl Warehouse {
     pub async fn survey(
         &self,
         settings: &CompactionSettings,
-        filter: &CompactionFilter,
+        filter: &PartitionFilter,
         go_on: impl Fn(&LakeStatus) -> bool + Send + 'static,
     ) -> Result<LakeStatus, WarehouseError> {
         let (settings, filter) = (settings.clone(), filter.clone());
-        self.quietly(move |shared| survey(shared, &settings, &filter, &go_on)).await
+        self.in_background(move |shared| survey(shared, &settings, &filter, &go_on)).await
     }
 }
 
@@ -103,7 +83,7 @@ pub(super) fn is_cold(listed: &[Listed], now_ms: i64, age_min: Duration) -> bool
 fn survey(
     shared: &Shared,
     settings: &CompactionSettings,
-    filter: &CompactionFilter,
+    filter: &PartitionFilter,
     go_on: &dyn Fn(&LakeStatus) -> bool,
 ) -> Result<LakeStatus, WarehouseError> {
     let (objects, delta) = (&shared.objects, shared.delta.get());
@@ -124,34 +104,6 @@ fn survey(
         key(one).cmp(&key(other))
     });
     Ok(status)
-}
-
-/// Calls `each` with every partition that the filter takes, until it answers false.
-pub(in crate::warehouse) fn each_partition(
-    objects: &Objects,
-    filter: &CompactionFilter,
-    each: &mut dyn FnMut(Partition, Vec<Listed>) -> Result<bool, WarehouseError>,
-) -> Result<(), WarehouseError> {
-    let mut open: Option<(String, Vec<Listed>)> = None;
-    let mut close = |open: Option<(String, Vec<Listed>)>| match open {
-        Some((directory, files)) if !directory.starts_with(lease::DIRECTORY) => match objects.partition(&directory) {
-            Some(partition) if filter.takes(&partition) => each(partition, files),
-            _ => Ok(true),
-        },
-        _ => Ok(true),
-    };
-    // Files come directory by directory.
-    objects.walk(&mut |walked: &Walked| match &mut open {
-        Some((directory, files)) if *directory == walked.directory => {
-            files.push(walked.file.clone());
-            Ok(true)
-        }
-        _ => {
-            let before = open.replace((walked.directory.clone(), vec![walked.file.clone()]));
-            close(before)
-        }
-    })?;
-    close(open).map(drop)
 }
 
 fn tally(

@@ -1,9 +1,10 @@
 //! Compaction on a real directory with a real log: the same rows, each once, whoever is first and whatever is damaged.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -15,7 +16,8 @@ use super::*;
 use crate::event::EventRef;
 use crate::event::proto::{DeviceContext, EventEnvelope, UserLogin, event_envelope::Payload};
 use crate::warehouse::delta::NewFile;
-use crate::warehouse::{DeltaSettings, EncodeSettings, Encoder, Origin, PromotedColumns, RowId};
+use crate::warehouse::maintenance::{PartitionFilter, data_files, inputs};
+use crate::warehouse::{Compression, DeltaSettings, EncodeSettings, Encoder, Origin, PromotedColumns, RowId};
 
 const HOUR: i64 = 491_000;
 
@@ -262,12 +264,10 @@ async fn large_partitions_become_several_files_near_the_target() {
     let mut sorter = Sorter::new(&scratch, sort::ROWS_BYTES_MAX);
     let mut outputs = Outputs::new(output, &scratch).unwrap();
     let listed = data_files(warehouse.0.objects.list(&partition().to_string()).unwrap());
-    let inputs = read::inputs(&warehouse.0.objects, &partition().to_string(), &listed, &mut || Ok(())).unwrap();
+    let inputs = inputs(&warehouse.0.objects, &partition().to_string(), &listed, &mut || Ok(())).unwrap();
     for input in &inputs {
         let read =
-            read::each_row(&warehouse.0.objects, &partition().to_string(), input, |row| sorter.push(row), &mut || {
-                Ok(())
-            });
+            each_row(&warehouse.0.objects, &partition().to_string(), input, |row| sorter.push(row), &mut || Ok(()));
         read.unwrap();
     }
     sorter.finish(|record| outputs.push(record)).unwrap();
@@ -323,7 +323,7 @@ async fn replaced_files_stay_for_readers_of_older_versions_until_the_vacuum() {
     assert!(matches!(compact(&warehouse, &keeping).await, CompactionOutcome::Done(_)));
     assert_eq!(names(dir.path()).len(), 3);
     assert_eq!(compact(&warehouse, &keeping).await, CompactionOutcome::Nothing);
-    let status = warehouse.survey(&keeping, &CompactionFilter::default(), |_| true).await.unwrap();
+    let status = warehouse.survey(&keeping, &PartitionFilter::default(), |_| true).await.unwrap();
     assert_eq!((status.files, status.replaced_files, status.candidates.len()), (1, 2, 0));
     // A message that comes again may be found in either; the replaced ones are not added again.
     let footers = warehouse.footers(&partition()).await.unwrap();
@@ -372,7 +372,7 @@ async fn a_partition_that_is_written_to_or_has_few_files_is_left_alone() {
     store(&warehouse, 100..200).await;
     let later = CompactionSettings { age_min: Duration::from_secs(600), ..settings() };
     assert_eq!(compact(&warehouse, &later).await, CompactionOutcome::Warm);
-    let status = warehouse.survey(&later, &CompactionFilter::default(), |_| true).await.unwrap();
+    let status = warehouse.survey(&later, &PartitionFilter::default(), |_| true).await.unwrap();
     assert_eq!((status.small_files, status.candidates.len()), (2, 0));
     let many = CompactionSettings { files_min: 3, ..settings() };
     assert_eq!(compact(&warehouse, &many).await, CompactionOutcome::Nothing);
@@ -382,7 +382,7 @@ async fn a_partition_that_is_written_to_or_has_few_files_is_left_alone() {
     assert_eq!(compact(&warehouse, &many).await, CompactionOutcome::Nothing);
     assert!(matches!(compact(&warehouse, &settings()).await, CompactionOutcome::Done(_)));
     assert!(names(dir.path()).contains(&stray));
-    let other = CompactionFilter { app_id: Some("other".to_owned()), ..CompactionFilter::default() };
+    let other = PartitionFilter { app_id: Some("other".to_owned()), ..PartitionFilter::default() };
     assert_eq!(warehouse.survey(&settings(), &other, |_| true).await.unwrap().partitions, 0);
 }
 
@@ -471,7 +471,7 @@ async fn outputs_of_a_worker_that_is_gone_are_removed_and_never_committed() {
     assert_eq!(warehouse.confirm(footers, suspects).await.unwrap(), [true]);
     assert_eq!(warehouse.adopt_files(true, || true, |_| {}).await.unwrap().unwrap().added, 0);
     assert_eq!(sorted(table(dir.path())), expected(0..200));
-    let status = warehouse.survey(&settings(), &CompactionFilter::default(), |_| true).await.unwrap();
+    let status = warehouse.survey(&settings(), &PartitionFilter::default(), |_| true).await.unwrap();
     assert_eq!((status.orphans, status.files), (1, 2));
     let vacuumed = warehouse.vacuum(&settings(), Duration::ZERO, |_| true).await.unwrap();
     assert_eq!(vacuumed, Vacuumed { orphans: 2, ..Vacuumed::default() });

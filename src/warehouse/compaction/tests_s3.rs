@@ -60,7 +60,7 @@ fn in_the_making(bucket: &Path) -> Vec<String> {
 async fn workers_that_ask_for_the_time_at_once_do_not_disturb_each_other() {
     let (server, scratch) = (S3Server::start(), tempfile::tempdir().unwrap());
     let (one, other) = (in_bucket(&server, "").await, in_bucket(&server, "").await);
-    let (settings, all) = (made_in(scratch.path()), CompactionFilter::default());
+    let (settings, all) = (made_in(scratch.path()), PartitionFilter::default());
     for _ in 0..20 {
         let ask = |warehouse: &Warehouse| {
             let (warehouse, settings, all) = (warehouse.clone(), settings.clone(), all.clone());

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::lease::Lease;
-use super::survey::each_partition;
-use super::{CompactionFilter, CompactionSettings, data_files, is_orphan, log_of, tidy};
 use crate::warehouse::delta::{Delta, Named};
 use crate::warehouse::handle::Shared;
 use crate::warehouse::layout::Partition;
+use crate::warehouse::maintenance::{
+    CompactionSettings, Lease, PartitionFilter, clean_up, complete_log, data_files, each_partition, is_orphan,
+    sweep_scratch,
+};
 use crate::warehouse::storage::Listed;
 use crate::warehouse::{Warehouse, WarehouseError};
 
@@ -37,7 +38,7 @@ impl Warehouse {
         go_on: impl Fn(&Vacuumed) -> bool + Send + 'static,
     ) -> Result<Vacuumed, WarehouseError> {
         let settings = settings.clone();
-        self.quietly(move |shared| vacuum(shared, log_of(shared)?, &settings, retention, &go_on)).await
+        self.in_background(move |shared| vacuum(shared, complete_log(shared)?, &settings, retention, &go_on)).await
     }
 }
 
@@ -51,10 +52,10 @@ fn vacuum(
     let objects = &shared.objects;
     delta.read_all(objects)?;
     let mut done =
-        Vacuumed { orphans: tidy::sweep(objects, &shared.leases, &settings.scratch)?, ..Vacuumed::default() };
+        Vacuumed { orphans: sweep_scratch(objects, &shared.leases, &settings.scratch)?, ..Vacuumed::default() };
     let mut replaced: Vec<(Partition, Listed)> = Vec::new();
     let mut littered = Vec::new();
-    each_partition(objects, &CompactionFilter::default(), &mut |partition, listed| {
+    each_partition(objects, &PartitionFilter::default(), &mut |partition, listed| {
         let mut has_orphans = false;
         for file in data_files(listed) {
             match delta.remembered(objects, &partition, &file.name) {
@@ -76,7 +77,7 @@ fn vacuum(
         let Some(lease) = Lease::acquire(objects, &shared.leases, &partition, Uuid::now_v7())? else { continue };
         let before = data_files(objects.list(&objects.directory(&partition))?).len();
         // Replaced files have had their turn.
-        let after = tidy::tidy(objects, delta, &shared.footers, &partition, true);
+        let after = clean_up(objects, delta, &shared.footers, &partition, true);
         lease.release(objects)?;
         done.orphans += (before - after?.len()) as u64;
     }

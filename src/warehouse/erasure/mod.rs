@@ -15,13 +15,13 @@ mod search;
 #[cfg(test)]
 mod tests;
 
-use super::compaction::{
-    CompactionFilter, CompactionOutcome, CompactionProgress, CompactionSettings, Halt, Input, Job, Output,
-    OutputSettings, Outputs, Pace, Scratch, data_files, each_partition, each_row, leased, log_of, streams,
-};
 use super::delta::{Change, Delta, Named};
 use super::error::WarehouseErrorKind;
 use super::layout::Partition;
+use super::maintenance::{
+    CompactionProgress, CompactionSettings, Halt, Input, Job, JobOutcome, Output, OutputSettings, Outputs,
+    PartitionFilter, Scratch, Throttle, complete_log, data_files, each_partition, each_row, run_job, streams,
+};
 use super::{Warehouse, WarehouseError};
 use crate::event::{Person, PersonId};
 use crate::warehouse::columns::row::StoredRow;
@@ -99,8 +99,8 @@ impl Warehouse {
         go_on: impl Fn(&PersonSearch) -> bool + Send + Sync + 'static,
     ) -> Result<PersonSearch, WarehouseError> {
         let person = person.clone();
-        self.quietly(move |shared| {
-            log_of(shared)?;
+        self.in_background(move |shared| {
+            complete_log(shared)?;
             find(shared, &person, &go_on)
         })
         .await
@@ -112,10 +112,13 @@ impl Warehouse {
         partition: &Partition,
         person: &PersonId,
         settings: &CompactionSettings,
-        pace: impl Fn(CompactionProgress) -> bool + Send + Sync + 'static,
+        throttle: impl Fn(CompactionProgress) -> bool + Send + Sync + 'static,
     ) -> Result<ErasureOutcome, WarehouseError> {
         let (partition, person, settings) = (partition.clone(), person.clone(), settings.clone());
-        self.quietly(move |shared| erase(shared, log_of(shared)?, &partition, &person, &settings, &pace)).await
+        self.in_background(move |shared| {
+            erase(shared, complete_log(shared)?, &partition, &person, &settings, &throttle)
+        })
+        .await
     }
 }
 
@@ -125,7 +128,7 @@ fn find(
     go_on: &dyn Fn(&PersonSearch) -> bool,
 ) -> Result<PersonSearch, WarehouseError> {
     let objects = &shared.objects;
-    let filter = CompactionFilter { app_id: person.app_id.clone(), ..CompactionFilter::default() };
+    let filter = PartitionFilter { app_id: person.app_id.clone(), ..PartitionFilter::default() };
     let mut done = PersonSearch::default();
     each_partition(objects, &filter, &mut |partition, listed| {
         let directory = objects.directory(&partition);
@@ -141,7 +144,7 @@ fn find(
                     files = data_files(objects.list(&directory)?);
                 }
                 Err(Halt::Failed(error)) => return Err(error),
-                Err(Halt::With(_) | Halt::Damaged { .. }) => break Vec::new(),
+                Err(Halt::Stopped | Halt::Overtaken | Halt::Damaged { .. }) => break Vec::new(),
             }
         };
         done.partitions += 1;
@@ -175,9 +178,9 @@ fn erase(
     partition: &Partition,
     person: &PersonId,
     settings: &CompactionSettings,
-    pace: Pace<'_>,
+    throttle: Throttle<'_>,
 ) -> Result<ErasureOutcome, WarehouseError> {
-    let done = leased(shared, delta, partition, settings, pace, |job| {
+    let done = run_job(shared, delta, partition, settings, throttle, |job| {
         let mut erased = Erased::default();
         let files = personal_files(job, person, &mut erased)?;
         let inputs = job.inputs(&files)?;
@@ -214,25 +217,25 @@ fn erase(
         Ok(erased)
     })?;
     Ok(match done {
-        Ok(erased) => ErasureOutcome::Done(erased),
-        Err(CompactionOutcome::Busy) => ErasureOutcome::Busy,
-        Err(CompactionOutcome::Stopped) => ErasureOutcome::Stopped,
-        Err(CompactionOutcome::Damaged { file }) => {
+        JobOutcome::Done(erased) => ErasureOutcome::Done(erased),
+        JobOutcome::Busy => ErasureOutcome::Busy,
+        JobOutcome::Overtaken => ErasureOutcome::Overtaken,
+        JobOutcome::Stopped => ErasureOutcome::Stopped,
+        JobOutcome::Damaged { file } => {
             let left = vec![format!("{file}: it cannot be read")];
             ErasureOutcome::Done(Erased { left, ..Erased::default() })
         }
-        Err(_) => ErasureOutcome::Overtaken,
     })
 }
 
 /// The files of the table that hold rows of the person. The others that do are noted.
 fn personal_files(job: &mut Job<'_>, person: &PersonId, erased: &mut Erased) -> Result<Vec<Listed>, Halt> {
-    let listed = job.tidied()?;
+    let listed = job.clean_up()?;
     let (objects, directory) = (job.objects, job.directory);
     let looked = search::look(objects, directory, &listed, person, &mut || job.tick())?;
     let names: Vec<&str> = listed.iter().map(|file| file.name.as_str()).collect();
     let named = job.delta.named(objects, job.partition, &names)?;
-    let late = job.late_files()?;
+    let fenced_marks = job.fenced_marks()?;
     let mut files = Vec::new();
     for ((file, looked), named) in listed.iter().zip(looked).zip(named) {
         match (looked, named) {
@@ -245,7 +248,7 @@ fn personal_files(job: &mut Job<'_>, person: &PersonId, erased: &mut Erased) -> 
                     "it is not in the table yet: run causality lake init, and this again",
                 ));
             }
-            (Ok(_), Named::InTable) if late.contains(&fenced::mark_name(&file.name)) => {
+            (Ok(_), Named::InTable) if fenced_marks.contains(&fenced::mark_name(&file.name)) => {
                 erased.left.push(left(
                     job,
                     file,
@@ -297,7 +300,7 @@ fn without(
             rows += 1;
             return Ok(());
         }
-        outputs.push_row(row)
+        outputs.push(row)
     };
     each_row(objects, directory, input, each, &mut || job.tick())?;
     job.progress.bytes_read += input.file.bytes;

@@ -11,11 +11,11 @@ use parquet::bloom_filter::Sbbf;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::reader::ChunkReader;
 
-use super::Halt;
 use crate::event::PersonId;
 use crate::warehouse::WarehouseError;
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::file::footer;
+use crate::warehouse::maintenance::Halt;
 use crate::warehouse::storage::{Listed, Objects};
 
 const CONTEXT: &str = "look for rows of a person";

@@ -19,11 +19,12 @@ mod rules;
 mod tests;
 
 use tokio::runtime::Handle;
-use uuid::Uuid;
 
-use super::compaction::{self, CompactionFilter, Lease, data_files, is_orphan, log_of, tidy};
 use super::delta::{Delta, Named};
 use super::layout::Partition;
+use super::maintenance::{
+    Lease, PartitionFilter, clean_up, complete_log, data_files, each_partition, is_orphan, with_lease,
+};
 use super::{Warehouse, WarehouseError};
 use crate::base::clock::unix_ms;
 use crate::base::faults;
@@ -112,20 +113,20 @@ impl Warehouse {
         go_on: impl Fn(&OldPartitions) -> bool + Send + 'static,
     ) -> Result<OldPartitions, WarehouseError> {
         let (settings, app_id) = (settings.clone(), app_id.map(str::to_owned));
-        self.quietly(move |shared| look(shared, &settings, app_id, &go_on)).await
+        self.in_background(move |shared| look(shared, &settings, app_id, &go_on)).await
     }
 
     /// Removes a partition.
     pub async fn expire(&self, old: &OldPartition, settings: &RetentionSettings) -> Result<Expiry, WarehouseError> {
         let (partition, keep, runtime) = (old.partition.clone(), settings.keep_removed, Handle::current());
-        self.quietly(move |shared| {
+        self.in_background(move |shared| {
             let unregister = || match shared.metastore.get() {
                 Some(metastore) => runtime.block_on(metastore.drop_partition(&partition)),
                 None => Ok(()),
             };
             let job = Job { shared, partition: &partition, directory: &shared.objects.directory(&partition) };
             match shared.delta.get() {
-                Some(_) => job.with_log(log_of(shared)?, keep, &unregister),
+                Some(_) => job.with_log(complete_log(shared)?, keep, &unregister),
                 None => job.without_log(&unregister),
             }
         })
@@ -146,7 +147,7 @@ fn look(
 ) -> Result<OldPartitions, WarehouseError> {
     let objects = &shared.objects;
     let log = match shared.delta.get() {
-        Some(_) => Some(log_of(shared)?),
+        Some(_) => Some(complete_log(shared)?),
         None => None,
     };
     if let Some(log) = log {
@@ -154,8 +155,8 @@ fn look(
     }
     let now_ms = now_ms(objects)?;
     let mut found = OldPartitions::default();
-    let filter = CompactionFilter { app_id, ..CompactionFilter::default() };
-    compaction::each_partition(objects, &filter, &mut |partition, listed| {
+    let filter = PartitionFilter { app_id, ..PartitionFilter::default() };
+    each_partition(objects, &filter, &mut |partition, listed| {
         if settings.rules.is_over(&partition, now_ms) {
             let named = |name: &str| log.map_or(Some(Named::InTable), |log| log.remembered(objects, &partition, name));
             let directory = objects.directory(&partition);
@@ -216,14 +217,8 @@ struct Job<'a> {
 impl Job<'_> {
     fn with_log(&self, log: &Delta, keep: bool, unregister: Unregister<'_>) -> Result<Expiry, WarehouseError> {
         let Shared { objects, leases, .. } = self.shared;
-        let Some(mut lease) = Lease::acquire(objects, leases, self.partition, Uuid::now_v7())? else {
-            return Ok(Expiry::Busy);
-        };
-        let done = self.expire(log, keep, unregister, &mut lease);
-        if let Err(error) = lease.release(objects) {
-            tracing::debug!(%error, "the lease of a partition was not given back, it ends by itself");
-        }
-        done
+        let done = with_lease(objects, leases, self.partition, |lease| self.expire(log, keep, unregister, lease))?;
+        done.unwrap_or(Ok(Expiry::Busy))
     }
 
     fn expire(
@@ -235,7 +230,7 @@ impl Job<'_> {
     ) -> Result<Expiry, WarehouseError> {
         let Shared { objects, footers, .. } = self.shared;
         // Outputs of interrupted compactions go with it, which may have been all that there was.
-        tidy(objects, log, footers, self.partition, true)?;
+        clean_up(objects, log, footers, self.partition, true)?;
         let files = self.files()?;
         let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
         let before = log.named(objects, self.partition, &names)?;
@@ -253,7 +248,7 @@ impl Job<'_> {
                 continue;
             }
             if !keep {
-                lease.keep(objects)?;
+                lease.renew(objects)?;
                 objects.remove(self.directory, &file.name)?;
             }
             done.files += 1;

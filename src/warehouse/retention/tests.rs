@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prost::Message;
+use uuid::Uuid;
 
 use super::*;
 use crate::event::EventRef;
 use crate::event::proto::{EventEnvelope, UserLogin, event_envelope::Payload};
+use crate::services::s3::S3Server;
 use crate::warehouse::layout::HOUR_MS;
+use crate::warehouse::maintenance::Lease;
 use crate::warehouse::{
     CompactionOutcome, CompactionSettings, Compression, DeltaSettings, EncodeSettings, Encoder, ObjectSettings, Origin,
-    RowId, S3Server, WarehouseErrorKind,
+    RowId, WarehouseErrorKind,
 };
 
 const STREAM: &str = "EVENTS";

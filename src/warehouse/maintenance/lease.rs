@@ -1,13 +1,13 @@
-//! One worker per partition: a small file beside the files, which its owner rewrites as long as it works.
+//! One worker per partition: a small file in the warehouse that the worker keeps rewriting.
 //!
 //! ```text
 //! _compaction/{app}.{hour}.lease    {"job": "0198…", "beat": 7}
 //! ```
 //!
-//! It is in the warehouse and not in the bus, so that `causality lake compact`, which has no bus, takes part. Nothing
-//! depends on it but that no work is done twice: two workers of one partition, one of which stood still for longer than its
-//! lease, meet in the log, where the second commit finds its inputs gone. No clocks of two machines are compared:
-//! a lease is over when somebody has seen it unchanged for [`LEASE`] by his own.
+//! The lease is in the warehouse and not in the bus, so that `causality lake compact`, which has no bus, can take part. It
+//! only saves duplicate work: if a worker stalls for longer than its lease and another one takes over, they meet in the
+//! log, where the second commit finds its inputs gone. Clocks of two machines are never compared: a lease has expired when
+//! a process has seen it unchanged for [`LEASE`] by its own clock.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -22,12 +22,12 @@ use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::layout::Partition;
 use crate::warehouse::storage::{Listed, Objects};
 
-/// Where leases and files in the making are. Query engines skip names that begin with an underscore.
+/// The directory of leases and incomplete files. Query engines skip names that begin with an underscore.
 pub(super) const DIRECTORY: &str = "_compaction";
-/// A lease that was not renewed for this long is over.
+/// A lease expires when it is not renewed for this long.
 pub(super) const LEASE: Duration = Duration::from_secs(30);
-const RENEWED_AFTER: Duration = Duration::from_secs(7);
-const END: &str = ".lease";
+const RENEW_INTERVAL: Duration = Duration::from_secs(7);
+const SUFFIX: &str = ".lease";
 
 #[derive(Deserialize, Serialize)]
 struct Content {
@@ -35,13 +35,13 @@ struct Content {
     beat: u64,
 }
 
-/// The leases of others that were seen, and since when by this process's own clock.
+/// The leases of others that this process has seen, and since when by its own clock.
 #[derive(Debug, Default)]
 pub(in crate::warehouse) struct SeenLeases(Mutex<HashMap<String, (Listed, Instant)>>);
 
 impl SeenLeases {
-    /// Whether the lease was seen unchanged for long enough.
-    fn is_over(&self, lease: &Listed) -> bool {
+    /// Whether the lease was seen unchanged for [`LEASE`].
+    fn is_expired(&self, lease: &Listed) -> bool {
         let now = Instant::now();
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (before, since) = seen.entry(lease.name.clone()).or_insert_with(|| (lease.clone(), now));
@@ -51,14 +51,14 @@ impl SeenLeases {
         now.duration_since(*since) >= LEASE
     }
 
-    /// Forgets those that are not there any more.
-    fn keep(&self, leases: &[Listed]) {
+    /// Forgets leases that no longer exist.
+    fn retain(&self, leases: &[Listed]) {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.retain(|name, _| leases.iter().any(|lease| lease.name == *name));
     }
 }
 
-/// A lease of ours. It is given back when it is released, and else when others have waited for it.
+/// A lease of this process. It ends when it is released, or when others have waited for it to expire.
 #[derive(Debug)]
 pub(in crate::warehouse) struct Lease {
     name: String,
@@ -68,14 +68,14 @@ pub(in crate::warehouse) struct Lease {
 }
 
 impl Lease {
-    /// None when somebody else has it.
+    /// Returns `None` if another worker holds the lease.
     pub(in crate::warehouse) fn acquire(
         objects: &Objects,
         seen: &SeenLeases,
         partition: &Partition,
         job: Uuid,
     ) -> Result<Option<Self>, WarehouseError> {
-        let name = format!("{}.{}{END}", partition.app_id, partition.hour);
+        let name = format!("{}.{}{SUFFIX}", partition.app_id, partition.hour);
         let lease = Self { name, job, beat: 0, renewed_at: Instant::now() };
         for _ in 0..2 {
             if objects.create(DIRECTORY, &lease.name, &lease.content()?)? {
@@ -83,7 +83,7 @@ impl Lease {
             }
             let there = leases(objects)?.into_iter().find(|there| there.name == lease.name);
             match there {
-                Some(there) if seen.is_over(&there) => objects.remove(DIRECTORY, &there.name)?,
+                Some(there) if seen.is_expired(&there) => objects.remove(DIRECTORY, &there.name)?,
                 Some(_) => return Ok(None),
                 None => {}
             }
@@ -91,9 +91,9 @@ impl Lease {
         Ok(None)
     }
 
-    /// Renews the lease when it is time to. False when somebody else has it now.
-    pub(in crate::warehouse) fn keep(&mut self, objects: &Objects) -> Result<bool, WarehouseError> {
-        if self.renewed_at.elapsed() < RENEWED_AFTER {
+    /// Renews the lease if it is due. Returns false if another worker holds it now.
+    pub(in crate::warehouse) fn renew(&mut self, objects: &Objects) -> Result<bool, WarehouseError> {
+        if self.renewed_at.elapsed() < RENEW_INTERVAL {
             return Ok(true);
         }
         if !self.is_ours(objects)? {
@@ -102,6 +102,11 @@ impl Lease {
         self.beat += 1;
         self.renewed_at = Instant::now();
         objects.store(DIRECTORY, &self.name, &self.content()?, || true).map(|_| true)
+    }
+
+    /// The id of the job that holds the lease.
+    pub(super) fn job(&self) -> Uuid {
+        self.job
     }
 
     pub(in crate::warehouse) fn is_ours(&self, objects: &Objects) -> Result<bool, WarehouseError> {
@@ -118,25 +123,40 @@ impl Lease {
     }
 }
 
+/// Runs `work` under the partition's lease. Returns `None` if another worker holds it.
+pub(in crate::warehouse) fn with_lease<T>(
+    objects: &Objects,
+    seen: &SeenLeases,
+    partition: &Partition,
+    work: impl FnOnce(&mut Lease) -> T,
+) -> Result<Option<T>, WarehouseError> {
+    let Some(mut lease) = Lease::acquire(objects, seen, partition, Uuid::now_v7())? else { return Ok(None) };
+    let done = work(&mut lease);
+    if let Err(error) = lease.release(objects) {
+        tracing::debug!(%error, "the lease of a partition was not given back, it ends by itself");
+    }
+    Ok(Some(done))
+}
+
 fn leases(objects: &Objects) -> Result<Vec<Listed>, WarehouseError> {
     let mut files = objects.list(DIRECTORY)?;
-    files.retain(|file| file.name.ends_with(END));
+    files.retain(|file| file.name.ends_with(SUFFIX));
     Ok(files)
 }
 
-/// None when there is no such lease, or it says something else.
+/// Returns `None` if there is no such lease, or its content is not understood.
 fn job_of(objects: &Objects, name: &str) -> Result<Option<Uuid>, WarehouseError> {
     let text = objects.read_whole(DIRECTORY, name)?;
     Ok(text.and_then(|text| serde_json::from_slice::<Content>(&text).ok()).map(|content| content.job))
 }
 
-/// The jobs that may still run: those whose leases are not over.
-pub(super) fn running(objects: &Objects, seen: &SeenLeases) -> Result<Vec<Uuid>, WarehouseError> {
+/// The jobs that may still be running: those whose leases have not expired.
+pub(super) fn running_jobs(objects: &Objects, seen: &SeenLeases) -> Result<Vec<Uuid>, WarehouseError> {
     let leases = leases(objects)?;
-    seen.keep(&leases);
+    seen.retain(&leases);
     let mut jobs = Vec::new();
     for lease in leases {
-        if !seen.is_over(&lease) {
+        if !seen.is_expired(&lease) {
             jobs.extend(job_of(objects, &lease.name)?);
         }
     }

@@ -1,21 +1,22 @@
-//! What workers that were killed, or came second, left in a partition and in the scratch directories.
+//! Removes the leftovers of workers that were killed or overtaken, in partitions and in scratch directories.
 //!
-//! Only for whoever has the partition's lease: then outputs that are not in the table are nobody's, or of a worker whose
-//! lease is over. That one cannot commit them any more once the log says that they were given up.
+//! Partitions are cleaned only under their lease: then an output that is not in the table has no owner, or belongs to a
+//! worker whose lease has expired, which can no longer commit it once the log says that it was abandoned.
 
 use std::path::Path;
 
 use super::lease::{self, SeenLeases};
-use super::{data_files, is_orphan, scratch};
+use super::partitions::{data_files, is_orphan};
+use super::scratch;
 use crate::warehouse::WarehouseError;
 use crate::warehouse::catalog::footers::FooterCache;
 use crate::warehouse::delta::{Delta, Named};
 use crate::warehouse::layout::Partition;
 use crate::warehouse::storage::{Listed, Objects};
 
-/// Removes outputs that never came into the table and, unless they are kept, files that others replaced. Returns the data
-/// files that are left.
-pub(in crate::warehouse) fn tidy(
+/// Removes outputs that never entered the table and, unless `keep_replaced`, files that were replaced. Returns the
+/// remaining data files.
+pub(in crate::warehouse) fn clean_up(
     objects: &Objects,
     delta: &Delta,
     footers: &FooterCache,
@@ -27,7 +28,7 @@ pub(in crate::warehouse) fn tidy(
     let names: Vec<&str> = listed.iter().map(|file| file.name.as_str()).collect();
     let named = delta.named(objects, partition, &names)?;
     let orphans = names.iter().zip(&named).filter(|(name, named)| is_orphan(name, **named)).map(|(name, _)| *name);
-    let mut gone = give_up(objects, delta, partition, orphans)?;
+    let mut gone = abandon(objects, delta, partition, orphans)?;
     if !keep_replaced {
         for (file, named) in listed.iter().zip(&named) {
             if *named == Named::Removed && !footers.damaged.has(&directory, file) {
@@ -42,8 +43,8 @@ pub(in crate::warehouse) fn tidy(
     Ok(listed.into_iter().filter(|file| !gone.contains(&file.name)).collect())
 }
 
-/// Removes files that are not in the table, after the log says that they never will be. Returns which.
-pub(super) fn give_up<'a>(
+/// Removes files that are not in the table, after noting in the log that they never will be. Returns their names.
+pub(super) fn abandon<'a>(
     objects: &Objects,
     delta: &Delta,
     partition: &Partition,
@@ -64,8 +65,12 @@ pub(super) fn give_up<'a>(
     Ok(gone)
 }
 
-/// Removes what jobs that do not run any more left in the making. Returns how many files.
-pub(super) fn sweep(objects: &Objects, seen: &SeenLeases, elsewhere: &Path) -> Result<u64, WarehouseError> {
+/// Removes the scratch files of jobs that are no longer running. Returns how many.
+pub(in crate::warehouse) fn sweep_scratch(
+    objects: &Objects,
+    seen: &SeenLeases,
+    elsewhere: &Path,
+) -> Result<u64, WarehouseError> {
     let mut left = objects.list(lease::DIRECTORY)?;
     left.retain(|file| scratch::job_of(&file.name).is_some());
     let workshop = objects.staging_directory(lease::DIRECTORY, elsewhere);
@@ -76,8 +81,8 @@ pub(super) fn sweep(objects: &Objects, seen: &SeenLeases, elsewhere: &Path) -> R
     if left.is_empty() && here.iter().all(|name| scratch::job_of(name).is_none()) {
         return Ok(0);
     }
-    // After the files: whoever has made one has its lease before.
-    let running = lease::running(objects, seen)?;
+    // Read after the files: a job takes its lease before it creates a file.
+    let running = lease::running_jobs(objects, seen)?;
     let is_left = |name: &str| scratch::job_of(name).is_some_and(|job| !running.contains(&job));
     let mut removed = 0;
     for file in left.iter().filter(|file| is_left(&file.name)) {

@@ -1,11 +1,11 @@
-//! Reads the rows of the files that are compacted.
+//! Reads the rows of the files that a job replaces.
 
 use std::sync::Arc;
 
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::ParquetMetaData;
 
-use super::Halt;
+use super::halt::Halt;
 use crate::warehouse::columns::row::StoredRow;
 use crate::warehouse::columns::schema;
 use crate::warehouse::columns::schema::schema;
@@ -16,24 +16,24 @@ use crate::warehouse::storage::{Listed, Objects};
 use crate::warehouse::{Compression, WarehouseError};
 
 const CONTEXT: &str = "read rows of file";
-/// Rows that are decoded at once.
+/// Rows decoded per batch.
 const BATCH_ROWS: usize = 2_048;
-/// What is read of a file's end to learn what it is.
+/// Bytes read from the end of a file to get its footer.
 const FOOTER_READ_BYTES: usize = 64 << 10;
 const FOOTERS_TOGETHER: usize = 64;
 
-/// A file whose rows will be in others.
+/// A file to be replaced.
 #[derive(Clone, Debug)]
 pub(in crate::warehouse) struct Input {
     pub(in crate::warehouse) file: Listed,
     pub(in crate::warehouse) rows: u64,
-    /// None of a codec that this product does not write.
+    /// `None` for a codec that this product does not write.
     pub(in crate::warehouse) compression: Option<Compression>,
     stream: Option<String>,
 }
 
-/// Reads footers. Files with other columns than ours are left out: an older version wrote them, or somebody else.
-pub(super) fn inputs(
+/// Reads footers. Leaves out files with other columns than ours, which an older version or another program wrote.
+pub(in crate::warehouse) fn inputs(
     objects: &Objects,
     directory: &str,
     files: &[Listed],
@@ -59,7 +59,7 @@ pub(super) fn inputs(
     Ok(inputs)
 }
 
-/// And perhaps promoted ones, which are made again of the payloads.
+/// Whether a file has our columns. Promoted columns may follow; they are extracted from the payloads again.
 fn is_of_our_columns(metadata: &ParquetMetaData) -> bool {
     let (theirs, ours) = (metadata.file_metadata().schema_descr().columns(), schema().columns());
     let same = |(one, other): (&parquet::schema::types::ColumnDescPtr, &parquet::schema::types::ColumnDescPtr)| {
@@ -72,7 +72,7 @@ fn is_of_our_columns(metadata: &ParquetMetaData) -> bool {
         && theirs[ours.len()..].iter().all(|column| schema::is_promoted(column))
 }
 
-/// The streams that the files' sequences are of.
+/// The streams to which the files' sequences belong.
 pub(in crate::warehouse) fn streams(inputs: &[Input]) -> String {
     let mut streams: Vec<&str> =
         inputs.iter().filter_map(|input| input.stream.as_deref()).flat_map(|all| all.split(',')).collect();

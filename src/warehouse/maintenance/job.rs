@@ -1,18 +1,18 @@
-//! The work on one partition in which files take the place of others, whatever for: under a lease, in one commit.
+//! A job replaces files of one partition by others: under a lease, in one commit.
 //!
-//! Invariant: from the first new name to the commit nothing is decided that could be decided before, and a commit whose
-//! inputs somebody else touched is refused. Knows nothing of what is in the new files.
+//! Invariant: all decisions are made before the first rename, and a commit whose inputs another process touched is
+//! refused. Knows nothing about the contents of the new files.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};
 
-use uuid::Uuid;
-
-use super::lease::{self, Lease};
+use super::cleanup;
+use super::halt::Halt;
+use super::input::{self, Input};
+use super::lease::{self, Lease, with_lease};
 use super::output::Output;
-use super::read::{self, Input};
 use super::scratch::Scratch;
-use super::{CompactionOutcome, CompactionProgress, CompactionSettings, Pace, tidy};
+use super::settings::{CompactionProgress, CompactionSettings, Throttle};
 use crate::base::backoff::{Backoff, random_unit};
 use crate::base::faults;
 use crate::warehouse::catalog::footers::FooterCache;
@@ -24,85 +24,71 @@ use crate::warehouse::layout::Partition;
 use crate::warehouse::storage::{Listed, Objects};
 use crate::warehouse::{WarehouseError, fenced};
 
-/// How often a commit is tried of which nobody knows whether it arrived.
+/// Attempts for a commit whose result is unknown.
 const COMMIT_ATTEMPTS_MAX: u32 = 5;
 const RETRY: Backoff = Backoff { initial: Duration::from_millis(200), multiplier: 2.0, max: Duration::from_secs(5) };
-/// Who takes longer for one partition has stood still: what it noted in the log may be forgotten there.
+/// A job that takes longer has stalled, and the log may have forgotten what the job noted in it.
 const JOB_MAX: Duration = Duration::from_secs(24 * 3_600);
 
-/// Why the work ends early.
-#[derive(Debug)]
-pub(in crate::warehouse) enum Halt {
-    With(CompactionOutcome),
-    Damaged { file: Listed, error: WarehouseError },
-    Failed(WarehouseError),
+/// The result of a job on one partition.
+pub(in crate::warehouse) enum JobOutcome<T> {
+    Done(T),
+    /// Another worker holds the lease.
+    Busy,
+    /// Another worker took the lease, or changed the inputs. Nothing was done.
+    Overtaken,
+    Stopped,
+    /// A file cannot be read. Nothing was done.
+    Damaged {
+        file: String,
+    },
 }
 
-impl From<WarehouseError> for Halt {
-    fn from(error: WarehouseError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl Halt {
-    /// An error about a stored file.
-    pub(in crate::warehouse) fn of(error: WarehouseError, directory: &str, file: &Listed) -> Self {
-        match error.kind {
-            WarehouseErrorKind::Corrupt => Self::Damaged { file: file.clone(), error },
-            _ => Self::Failed(error.at(format!("{directory}/{}", file.name))),
-        }
-    }
-}
-
-/// Does `work` with the partition's lease. The outcome is one of those in which nothing was done.
-pub(in crate::warehouse) fn leased<T>(
+/// Runs `work` under the partition's lease.
+pub(in crate::warehouse) fn run_job<T>(
     shared: &Shared,
     delta: &Delta,
     partition: &Partition,
     settings: &CompactionSettings,
-    pace: Pace<'_>,
+    throttle: Throttle<'_>,
     work: impl FnOnce(&mut Job<'_>) -> Result<T, Halt>,
-) -> Result<Result<T, CompactionOutcome>, WarehouseError> {
+) -> Result<JobOutcome<T>, WarehouseError> {
     let objects = &shared.objects;
-    let id = Uuid::now_v7();
-    let Some(lease) = Lease::acquire(objects, &shared.leases, partition, id)? else {
-        return Ok(Err(CompactionOutcome::Busy));
-    };
     let directory = objects.directory(partition);
-    let mut job = Job {
-        objects,
-        footers: &shared.footers,
-        delta,
-        promoted: shared.columns.get_or_init(PromotedColumns::default),
-        partition,
-        directory: &directory,
-        settings,
-        pace,
-        id,
-        lease,
-        began: (Instant::now(), SystemTime::now()),
-        progress: CompactionProgress::default(),
-    };
-    let mut done = work(&mut job);
-    // A worker that stood still finds its inputs gone: somebody else has replaced them.
-    if matches!(done, Err(Halt::Failed(_))) && job.lease.is_ours(objects).is_ok_and(|ours| !ours) {
-        done = Err(Halt::With(CompactionOutcome::Overtaken));
-    }
-    if let Err(error) = job.lease.release(objects) {
-        tracing::debug!(%error, "the lease of a partition was not given back, it ends by itself");
-    }
-    match done {
-        Ok(done) => Ok(Ok(done)),
-        Err(Halt::With(outcome)) => Ok(Err(outcome)),
-        Err(Halt::Failed(error)) => Err(error),
-        Err(Halt::Damaged { file, error }) => {
-            shared.footers.damaged.note(&directory, &file, &error);
-            Ok(Err(CompactionOutcome::Damaged { file: format!("{directory}/{}", file.name) }))
+    let done = with_lease(objects, &shared.leases, partition, |lease| {
+        let mut job = Job {
+            objects,
+            footers: &shared.footers,
+            delta,
+            promoted: shared.columns.get_or_init(PromotedColumns::default),
+            partition,
+            directory: &directory,
+            settings,
+            throttle,
+            lease,
+            began: (Instant::now(), SystemTime::now()),
+            progress: CompactionProgress::default(),
+        };
+        match work(&mut job) {
+            // A worker that stalled finds its inputs gone: another one has replaced them.
+            Err(Halt::Failed(_)) if job.lease.is_ours(objects).is_ok_and(|ours| !ours) => Err(Halt::Overtaken),
+            done => done,
         }
-    }
+    })?;
+    Ok(match done {
+        None => JobOutcome::Busy,
+        Some(Ok(done)) => JobOutcome::Done(done),
+        Some(Err(Halt::Stopped)) => JobOutcome::Stopped,
+        Some(Err(Halt::Overtaken)) => JobOutcome::Overtaken,
+        Some(Err(Halt::Damaged { file, error })) => {
+            shared.footers.damaged.note(&directory, &file, &error);
+            JobOutcome::Damaged { file: format!("{directory}/{}", file.name) }
+        }
+        Some(Err(Halt::Failed(error))) => return Err(error),
+    })
 }
 
-/// The work on one partition.
+/// A job on one partition.
 pub(in crate::warehouse) struct Job<'a> {
     pub(in crate::warehouse) objects: &'a Objects,
     pub(in crate::warehouse) footers: &'a FooterCache,
@@ -111,29 +97,28 @@ pub(in crate::warehouse) struct Job<'a> {
     pub(in crate::warehouse) partition: &'a Partition,
     pub(in crate::warehouse) directory: &'a str,
     pub(in crate::warehouse) settings: &'a CompactionSettings,
-    pace: Pace<'a>,
-    id: Uuid,
-    lease: Lease,
+    throttle: Throttle<'a>,
+    lease: &'a mut Lease,
     began: (Instant, SystemTime),
     pub(in crate::warehouse) progress: CompactionProgress,
 }
 
 impl Job<'_> {
-    /// The data files of the partition, after what interrupted work left was removed.
-    pub(in crate::warehouse) fn tidied(&self) -> Result<Vec<Listed>, WarehouseError> {
-        tidy::tidy(self.objects, self.delta, self.footers, self.partition, self.settings.keep_replaced)
+    /// Removes the leftovers of interrupted jobs and returns the data files of the partition.
+    pub(in crate::warehouse) fn clean_up(&self) -> Result<Vec<Listed>, WarehouseError> {
+        cleanup::clean_up(self.objects, self.delta, self.footers, self.partition, self.settings.keep_replaced)
     }
 
-    /// The files with their footers, but for those that are not of our columns.
+    /// Reads the footers of the files, and leaves out files whose columns are not ours.
     pub(in crate::warehouse) fn inputs(&mut self, files: &[Listed]) -> Result<Vec<Input>, Halt> {
-        read::inputs(self.objects, self.directory, files, &mut || self.tick())
+        input::inputs(self.objects, self.directory, files, &mut || self.tick())
     }
 
     pub(in crate::warehouse) fn scratch(&self) -> Result<Scratch, WarehouseError> {
-        Scratch::new(self.objects.staging_directory(lease::DIRECTORY, &self.settings.scratch), self.id)
+        Scratch::new(self.objects.staging_directory(lease::DIRECTORY, &self.settings.scratch), self.lease.job())
     }
 
-    /// Puts the outputs in the place of the inputs.
+    /// Replaces the inputs by the outputs.
     pub(in crate::warehouse) fn replace(
         &mut self,
         inputs: &[Input],
@@ -150,41 +135,42 @@ impl Job<'_> {
         self.publish(inputs, outputs, change)
     }
 
-    /// To be called often. Ends the work when it is told to, or when the lease is lost.
+    /// Reports progress and renews the lease. Call it often. Ends the job when it is stopped or its lease is lost.
     pub(in crate::warehouse) fn tick(&mut self) -> Result<(), Halt> {
-        if !(self.pace)(self.progress) {
-            return Err(Halt::With(CompactionOutcome::Stopped));
+        if !(self.throttle)(self.progress) {
+            return Err(Halt::Stopped);
         }
         let age = self.began.0.elapsed().max(self.began.1.elapsed().unwrap_or_default());
-        if age > JOB_MAX || !self.lease.keep(self.objects)? {
-            return Err(Halt::With(CompactionOutcome::Overtaken));
+        if age > JOB_MAX || !self.lease.renew(self.objects)? {
+            return Err(Halt::Overtaken);
         }
         Ok(())
     }
 
-    pub(in crate::warehouse) fn late_files(&self) -> Result<HashSet<String>, WarehouseError> {
+    /// The marks of fenced writes that wait to be reconciled.
+    pub(in crate::warehouse) fn fenced_marks(&self) -> Result<HashSet<String>, WarehouseError> {
         Ok(self.objects.list(fenced::MARKS)?.into_iter().map(|mark| mark.name).collect())
     }
 
-    /// Nobody may have touched the inputs since they were read.
+    /// Fails if another process touched the inputs since they were read.
     fn check_unchanged(&self, inputs: &[Input]) -> Result<(), Halt> {
         let listed = self.objects.list(self.directory)?;
-        let (there, late) = (listed.iter().collect::<Vec<_>>(), self.late_files()?);
+        let (there, fenced_marks) = (listed.iter().collect::<Vec<_>>(), self.fenced_marks()?);
         let names: Vec<&str> = inputs.iter().map(|input| input.file.name.as_str()).collect();
         let named = self.delta.named(self.objects, self.partition, &names)?;
         let is_same = |(input, named): (&Input, Named)| {
             named == Named::InTable
                 && there.contains(&&input.file)
-                && !late.contains(&fenced::mark_name(&input.file.name))
+                && !fenced_marks.contains(&fenced::mark_name(&input.file.name))
         };
         let same = inputs.iter().zip(named).all(is_same);
         if same && self.lease.is_ours(self.objects)? {
             return Ok(());
         }
-        Err(Halt::With(CompactionOutcome::Overtaken))
+        Err(Halt::Overtaken)
     }
 
-    /// From here on readers see something of it.
+    /// Renames the outputs, commits, and removes the inputs. Readers see the job from here on.
     fn publish(&self, inputs: &[Input], outputs: &[Output], change: Change) -> Result<(), Halt> {
         let objects = self.objects;
         for output in outputs {
@@ -197,8 +183,8 @@ impl Job<'_> {
             .map(|output| NewFile { name: &output.name, metadata: &output.metadata, bytes: output.bytes })
             .collect();
         if !self.commit(&old, &new, change)? {
-            tidy::give_up(objects, self.delta, self.partition, outputs.iter().map(|output| output.name.as_str()))?;
-            return Err(Halt::With(CompactionOutcome::Overtaken));
+            cleanup::abandon(objects, self.delta, self.partition, outputs.iter().map(|output| output.name.as_str()))?;
+            return Err(Halt::Overtaken);
         }
         faults::end_process_at("compaction committed");
         if !self.settings.keep_replaced {
@@ -209,7 +195,7 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// An attempt whose answer was lost may have committed: the next one sees it.
+    /// Retries: an attempt whose answer was lost may have committed, which the next one sees.
     fn commit(&self, old: &[&str], new: &[NewFile<'_>], change: Change) -> Result<bool, WarehouseError> {
         let mut attempt = 1;
         loop {

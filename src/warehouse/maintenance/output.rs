@@ -1,7 +1,7 @@
-//! Sorted rows in, files near the target size out.
+//! Writes rows to files near the target size.
 //!
-//! A file goes to disk row group by row group. Bounds: [`GROUP_BYTES_MAX`] encoded bytes of the open row group, which is
-//! held once more while it is laid out, and [`ROWS_MAX`] sequences of eight bytes.
+//! A file is written row group by row group. Bounds: [`GROUP_BYTES_MAX`] encoded bytes of the open row group, which is in
+//! memory twice while it is laid out, and [`ROWS_MAX`] sequences of eight bytes.
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -13,7 +13,6 @@ use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::SchemaDescPtr;
 
-use super::record;
 use super::scratch::Scratch;
 use crate::warehouse::columns::promoted::PromotedColumns;
 use crate::warehouse::columns::promoted::schema_with;
@@ -25,12 +24,12 @@ use crate::warehouse::pages::compression::Compressor;
 use crate::warehouse::sequence_set::SequenceSet;
 use crate::warehouse::{Compression, WarehouseError};
 
-/// A row group is closed at this size, whatever its rows are.
+/// A row group is closed at this size, regardless of its rows.
 const GROUP_BYTES_MAX: usize = 24 << 20;
-/// Rows of one file.
+/// Rows per file.
 const ROWS_MAX: usize = 4 << 20;
-/// Rows between two looks at sizes.
-const LOOK_ROWS: usize = 1_024;
+/// Rows between two checks of the sizes.
+const CHECK_ROWS: usize = 1_024;
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// How the files are written.
@@ -39,17 +38,18 @@ pub(in crate::warehouse) struct OutputSettings {
     pub(in crate::warehouse) compression: Compression,
     pub(in crate::warehouse) row_group_rows: usize,
     pub(in crate::warehouse) target_bytes: u64,
-    /// The streams of the rows' sequences.
+    /// The streams to which the rows' sequences belong.
     pub(in crate::warehouse) stream: String,
     pub(in crate::warehouse) app_id: String,
     pub(in crate::warehouse) promoted: PromotedColumns,
 }
 
-/// A file that is complete, in the scratch directory.
+/// A complete file in the scratch directory.
 #[derive(Debug)]
 pub(in crate::warehouse) struct Output {
-    /// What it will be called.
+    /// Its final name.
     pub(in crate::warehouse) name: String,
+    /// Its name in the scratch directory.
     pub(super) part: String,
     pub(in crate::warehouse) bytes: u64,
     pub(super) metadata: ParquetMetaData,
@@ -66,8 +66,8 @@ pub(in crate::warehouse) struct Outputs<'a> {
     open: Option<Open>,
     done: Vec<Output>,
     pub(in crate::warehouse) rows: u64,
-    /// Rows that repeat both sequence and id of the row before.
-    pub(super) repeated: u64,
+    /// Rows dropped by [`Outputs::push_unique`].
+    pub(in crate::warehouse) repeated: u64,
     last: (i64, String),
 }
 
@@ -102,9 +102,8 @@ impl<'a> Outputs<'a> {
         })
     }
 
-    /// Takes the next record.
-    pub(super) fn push(&mut self, record: &[u8]) -> Result<(), WarehouseError> {
-        let row = record::row(record)?;
+    /// Adds the next row, unless it repeats both sequence and id of the row before.
+    pub(in crate::warehouse) fn push_unique(&mut self, row: &StoredRow<'_>) -> Result<(), WarehouseError> {
         if self.last.0 == row.stream_sequence && self.last.1 == row.id {
             self.repeated += 1;
             return Ok(());
@@ -112,11 +111,11 @@ impl<'a> Outputs<'a> {
         self.last.0 = row.stream_sequence;
         self.last.1.clear();
         self.last.1.push_str(row.id);
-        self.push_row(&row)
+        self.push(row)
     }
 
-    /// Takes the next row, whatever came before it.
-    pub(in crate::warehouse) fn push_row(&mut self, row: &StoredRow<'_>) -> Result<(), WarehouseError> {
+    /// Adds the next row.
+    pub(in crate::warehouse) fn push(&mut self, row: &StoredRow<'_>) -> Result<(), WarehouseError> {
         if let Some(open) = self.open.take_if(|open| open.full) {
             let output = self.close(open, None)?;
             self.done.push(output);
@@ -131,14 +130,14 @@ impl<'a> Outputs<'a> {
         open.rows += 1;
         self.rows += 1;
         let rows = open.group.rows();
-        if rows >= self.settings.row_group_rows || rows.is_multiple_of(LOOK_ROWS) {
-            self.look(&mut open)?;
+        if rows >= self.settings.row_group_rows || rows.is_multiple_of(CHECK_ROWS) {
+            self.check_sizes(&mut open)?;
         }
         self.open = Some(open);
         Ok(())
     }
 
-    fn look(&mut self, open: &mut Open) -> Result<(), WarehouseError> {
+    fn check_sizes(&mut self, open: &mut Open) -> Result<(), WarehouseError> {
         open.group.relieve(&mut self.compressor)?;
         let encoded = open.group.encoded_bytes();
         let bytes = (open.writer.bytes_written() + encoded) as u64;
@@ -174,7 +173,7 @@ impl<'a> Outputs<'a> {
         out.close().map(drop).map_err(failed)
     }
 
-    /// The last output says what all of them replace.
+    /// Completes a file. The footer of the last output names the files that all outputs replace.
     fn close(&mut self, mut open: Open, replaces: Option<&footer::Replaces>) -> Result<Output, WarehouseError> {
         self.close_group(&mut open)?;
         let ranges = SequenceSet::of(std::mem::take(&mut open.sequences).into_iter());
@@ -187,7 +186,7 @@ impl<'a> Outputs<'a> {
         Ok(Output { name: open.name, part: open.part, bytes, metadata })
     }
 
-    /// The files, in the order of their rows. `replaced` are the names of those that they replace.
+    /// Returns the files in the order of their rows. `replaced` are the names of the files that they replace.
     pub(in crate::warehouse) fn finish(mut self, replaced: &[&str]) -> Result<Vec<Output>, WarehouseError> {
         if let Some(open) = self.open.take() {
             let outputs: Vec<&str> = self.done.iter().map(|output| output.name.as_str()).collect();
@@ -199,7 +198,7 @@ impl<'a> Outputs<'a> {
     }
 }
 
-/// Writes the checksum into the footer of a file that is otherwise complete.
+/// Writes the checksum into the footer of an otherwise complete file.
 fn seal(mut file: File) -> Result<(ParquetMetaData, u64), WarehouseError> {
     let bytes = file.metadata().map_err(io)?.len();
     let mut length = [0; 4];
@@ -216,7 +215,7 @@ fn io(error: std::io::Error) -> WarehouseError {
     WarehouseError::io("write compacted file", error, false)
 }
 
-/// An I/O error of the file that is written stays one.
+/// Keeps an I/O error of the written file an I/O error.
 fn failed(error: parquet::errors::ParquetError) -> WarehouseError {
     match error {
         parquet::errors::ParquetError::External(source) => match source.downcast::<std::io::Error>() {

@@ -1,11 +1,11 @@
-//! The files that a compaction makes for itself: runs of sorted rows, and outputs until they are complete.
+//! The temporary files of a job: sorted runs, and outputs until they are complete.
 //!
 //! ```text
-//! _compaction/{job}.1.run     nobody's but the job's: it has no name any more once it is open
-//!             {job}.2.part    an output in the making
+//! _compaction/{job}.1.run     a sorted run, unlinked as soon as it is open
+//!             {job}.2.part    an incomplete output
 //! ```
 //!
-//! Each name begins with the job's, so that whoever finds one can tell whether its job may still run.
+//! Each name begins with the job's id, so that any process can tell whether the job may still be running.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::PathBuf;
@@ -15,10 +15,10 @@ use uuid::Uuid;
 
 use crate::warehouse::WarehouseError;
 
-/// Ends the name of an output that is not complete. Query engines look for `.parquet`.
+/// The suffix of an incomplete output. Query engines look for `.parquet`.
 pub(super) const PART: &str = ".part";
 
-/// Of one job; what it made and did not give away goes when it is dropped.
+/// The scratch files of one job. Outputs that were not moved away are removed on drop.
 #[derive(Debug)]
 pub(in crate::warehouse) struct Scratch {
     pub(super) directory: PathBuf,
@@ -27,7 +27,7 @@ pub(in crate::warehouse) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn new(directory: PathBuf, job: Uuid) -> Result<Self, WarehouseError> {
+    pub(in crate::warehouse) fn new(directory: PathBuf, job: Uuid) -> Result<Self, WarehouseError> {
         fs::create_dir_all(&directory).map_err(|error| failed("create scratch directory", error))?;
         Ok(Self { directory, job, files: AtomicUsize::new(0) })
     }
@@ -36,8 +36,8 @@ impl Scratch {
         format!("{}.{}{end}", self.job, self.files.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// A file without a name: it goes when it is closed, whatever becomes of the process.
-    pub(super) fn run(&self) -> Result<File, WarehouseError> {
+    /// Creates a file without a name: it goes away when it is closed, even if the process is killed.
+    pub(in crate::warehouse) fn run(&self) -> Result<File, WarehouseError> {
         let path = self.directory.join(self.next_name(".run"));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(|error| failed("create scratch file", error))?;
@@ -45,7 +45,7 @@ impl Scratch {
         Ok(file)
     }
 
-    /// A file for an output, with its name in the scratch directory.
+    /// Creates a file for an output and returns its name in the scratch directory.
     pub(super) fn part(&self) -> Result<(String, File), WarehouseError> {
         let name = self.next_name(PART);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.directory.join(&name));
@@ -56,13 +56,13 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         for number in 0..self.files.load(Ordering::Relaxed) {
-            // Best effort: what stays is found by its job's name.
+            // Best effort: a later sweep finds leftovers by the id of their job.
             let _ = fs::remove_file(self.directory.join(format!("{}.{number}{PART}", self.job)));
         }
     }
 }
 
-/// The job that a scratch file is of.
+/// The job that a scratch file belongs to.
 pub(super) fn job_of(name: &str) -> Option<Uuid> {
     let (job, rest) = name.split_once('.')?;
     (rest.ends_with(PART) || rest.ends_with(".run")).then(|| job.parse().ok())?
