@@ -16,6 +16,7 @@ use super::*;
 use crate::event::EventRef;
 use crate::event::proto::{DeviceContext, EventEnvelope, UserLogin, event_envelope::Payload};
 use crate::warehouse::delta::NewFile;
+use crate::warehouse::layout::is_compacted;
 use crate::warehouse::maintenance::{PartitionFilter, data_files, inputs};
 use crate::warehouse::{Compression, DeltaSettings, EncodeSettings, Encoder, Origin, PromotedColumns, RowId};
 

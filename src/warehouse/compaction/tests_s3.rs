@@ -11,7 +11,10 @@ use super::*;
 use crate::event::EventRef;
 use crate::event::proto::{EventEnvelope, PurchaseComplete, event_envelope::Payload};
 use crate::services::s3::{Fault, S3Server};
-use crate::warehouse::{DeltaSettings, EncodeSettings, Encoder, ObjectSettings, Origin, PromotedColumns};
+use crate::warehouse::layout::is_compacted;
+use crate::warehouse::{
+    Compression, DeltaSettings, EncodeSettings, Encoder, ObjectSettings, Origin, PartitionFilter, PromotedColumns,
+};
 
 /// Every way in which a write may end otherwise than with an answer that is true.
 const FAULTS: [Fault; 9] = [

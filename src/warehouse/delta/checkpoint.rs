@@ -66,7 +66,7 @@ impl Delta {
 }
 
 /// Writes the checkpoint of `version`, which is committed.
-fn write(objects: &Objects, version: i64) -> Result<(), WarehouseError> {
+pub(super) fn write(objects: &Objects, version: i64) -> Result<(), WarehouseError> {
     let listing = Listing::read(objects)?;
     if listing.checkpoints.contains_key(&version) {
         return Ok(());

@@ -7,11 +7,13 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::action::{self, Action, Protocol};
+use super::checkpoint;
 use super::checkpoint_rows::{self, Columns};
 use super::log::{self, LOG, Listing};
 use super::state::DeltaSettings;
 use super::table;
-use super::tail::{Tail, adopted};
+use super::tail::{self, Tail, adopted};
+use crate::base::clock::unix_ms;
 use crate::event::EventRef;
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{EventEnvelope, ScreenView};

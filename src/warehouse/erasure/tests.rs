@@ -6,11 +6,11 @@ use prost::Message;
 
 use super::*;
 use crate::event::proto::{EventEnvelope, UserLogin, event_envelope::Payload};
-use crate::warehouse::RowId;
 use crate::warehouse::compaction::tests::{
     compact, file_of, full_rows, names, open, partition, settings, sorted, store_file, table,
 };
 use crate::warehouse::layout::is_compacted;
+use crate::warehouse::{CompactionOutcome, RowId};
 
 /// Every seventh row is of the device `lost`, every eleventh of the user `gone`.
 fn mixed(sequence: u64) -> Vec<u8> {
