@@ -12,7 +12,7 @@ use super::checkpoint_rows::{self, Columns};
 use super::log::{self, LOG, Listing};
 use super::state::DeltaSettings;
 use super::table;
-use super::tail::{self, Tail, adopted};
+use super::tail::{Tail, adopted};
 use crate::base::clock::unix_ms;
 use crate::event::EventRef;
 use crate::event::proto::event_envelope::Payload;
