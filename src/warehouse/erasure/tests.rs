@@ -195,14 +195,14 @@ async fn two_workers_of_one_partition_do_no_harm() {
     }
     let (other, handle) = (warehouse.clone(), tokio::runtime::Handle::current());
     let tried = std::sync::atomic::AtomicBool::new(false);
-    let pace = move |_: CompactionProgress| {
+    let throttle = move |_: CompactionProgress| {
         if !tried.swap(true, std::sync::atomic::Ordering::SeqCst) {
             let outcome = handle.block_on(compact(&other, &settings()));
             assert_eq!(outcome, CompactionOutcome::Busy);
         }
         true
     };
-    let outcome = warehouse.erase(&partition(), &lost(), &settings(), pace).await.unwrap();
+    let outcome = warehouse.erase(&partition(), &lost(), &settings(), throttle).await.unwrap();
     assert!(matches!(&outcome, ErasureOutcome::Done(erased) if erased.files_replaced == 3), "{outcome:?}");
     let stopped =
         warehouse.erase(&partition(), &PersonId::User("gone".to_owned()), &settings(), |_| false).await.unwrap();
