@@ -15,7 +15,7 @@ use crate::app::Lake;
 use crate::cli::run::Layers;
 use crate::cli::{Failure, human_time, output};
 use crate::warehouse::{
-    Candidate, Compacted, PartitionFilter, CompactionOutcome, LakeStatus, Partition, WarehouseError,
+    Candidate, Compacted, CompactionOutcome, LakeStatus, Partition, PartitionFilter, WarehouseError,
 };
 
 #[derive(Clone, Debug, clap::Args)]

@@ -7,7 +7,7 @@ use super::survey::{old_partitions, survey};
 use crate::app::Lake;
 use crate::cli::run::Layers;
 use crate::cli::{Failure, output};
-use crate::warehouse::{PartitionFilter, LakeStatus, OldPartitions};
+use crate::warehouse::{LakeStatus, OldPartitions, PartitionFilter};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct StatusArgs {

@@ -6,7 +6,7 @@ use super::partitions::failed;
 use super::progress::bar;
 use crate::app::Lake;
 use crate::cli::Failure;
-use crate::warehouse::{PartitionFilter, LakeStatus, OldPartitions};
+use crate::warehouse::{LakeStatus, OldPartitions, PartitionFilter};
 
 pub(super) async fn survey(lake: &Lake, filter: &PartitionFilter) -> Result<LakeStatus, Failure> {
     let bar = bar(None, "{elapsed:>4} {spinner} {msg}");

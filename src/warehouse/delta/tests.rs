@@ -20,7 +20,9 @@ use crate::event::proto::{EventEnvelope, ScreenView};
 use crate::warehouse::columns::promoted::PromotedColumns;
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::storage::Objects;
-use crate::warehouse::{Adopted, EncodeSettings, Encoder, FencedWrite, Origin, Partition, Reconciled, RowId, Warehouse};
+use crate::warehouse::{
+    Adopted, EncodeSettings, Encoder, FencedWrite, Origin, Partition, Reconciled, RowId, Warehouse,
+};
 use prost::Message as _;
 
 const HOUR: i64 = 491_000;
