@@ -20,11 +20,11 @@ pub(super) const FILTER: &str = "events.>";
 /// One of the sink loops of a process. Cheap to clone; must not run twice at the same time.
 #[derive(Clone)]
 pub struct Worker {
-    settings: Settings,
+    pub(super) settings: Settings,
     bus: Bus,
     warehouse: Warehouse,
     status: WorkerStatus,
-    writers: Arc<Semaphore>,
+    pub(super) writers: Arc<Semaphore>,
 }
 
 /// The configured number of workers, each with its share of the memory. All of them report to `status`.

@@ -141,10 +141,10 @@ fn envelope(event: &Value) -> EventEnvelope {
 }
 
 /// The outcome of the event between two valid ones, in JSON and in binary.
-fn outcomes(event: &Value) -> [Result<Vec<u8>, Vec<FieldError>>; 2] {
+fn outcomes(tested: &Value) -> [Result<Vec<u8>, Vec<FieldError>>; 2] {
     let good = event("appStart", json!({}));
-    let json = json!({"events": [good, event, good]}).to_string();
-    let events = vec![envelope(&good), envelope(event), envelope(&good)];
+    let json = json!({"events": [good, tested, good]}).to_string();
+    let events = vec![envelope(&good), envelope(tested), envelope(&good)];
     let binary = IngestEventBatchRequest { events }.encode_to_vec();
     let of = |accepted: Accepted| {
         let outcomes: Vec<_> = accepted.iter().collect();

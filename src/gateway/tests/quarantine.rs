@@ -167,13 +167,13 @@ async fn every_form_is_quarantined_and_reprocessed() {
     }
     let kept = letters(&limited.bus).await;
     let inputs: Vec<Input> = kept.iter().map(|letter| Input::read(&letter.payload).unwrap()).collect();
-    assert_eq!(inputs.iter().map(|input| input.form.as_str()).collect::<Vec<_>>(), expected);
+    assert_eq!(inputs.iter().map(|input| input.format.as_str()).collect::<Vec<_>>(), expected);
     for (letter, input) in kept.iter().zip(&inputs) {
         assert!(letter.is_input() && letter.subject.ends_with(".limit"), "{letter:?}");
         assert!(letter.reason.contains("must have at most 400 bytes"), "{letter:?}");
         assert_eq!((input.errors.len(), input.request_id.len()), (1, 36));
         // For a log record the app comes from its resource, which is not searched.
-        assert!(input.app == "shop" || input.form == "otlp", "{input:?}");
+        assert!(input.app == "shop" || input.format == "otlp", "{input:?}");
     }
     assert_eq!(&*inputs[1].data, large("b1").to_string().as_bytes(), "as it came");
 

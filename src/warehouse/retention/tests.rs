@@ -8,6 +8,7 @@ use prost::Message;
 use uuid::Uuid;
 
 use super::*;
+use crate::services::s3::S3Server;
 use crate::event::EventRef;
 use crate::event::proto::{EventEnvelope, UserLogin, event_envelope::Payload};
 use crate::services::s3::S3Server;

@@ -1,6 +1,6 @@
 //! Fenced writes in a directory and in an object store: no row is lost, and none stays in two files.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
