@@ -140,7 +140,10 @@ async fn text_that_expands_too_much_is_refused() {
         let reply = admin.call(Method::POST, APPLY, set(format!("{values}0"))).await;
         assert_eq!(reply.status, 422);
         let (pointer, message) = reply.error();
-        assert!(pointer.starts_with("/rules/0/conditions/0/value/") && message == detail(500_000), "{pointer} {message}");
+        assert!(
+            pointer.starts_with("/rules/0/conditions/0/value/") && message == detail(500_000),
+            "{pointer} {message}"
+        );
     }
     let rule = |values: String| {
         format!(r#"{{"name":"a","conditions":[{{"path":"$.app_id","operator":"in","value":[{values}0]}}]}}"#)

@@ -8,7 +8,6 @@ use prost::Message;
 use uuid::Uuid;
 
 use super::*;
-use crate::services::s3::S3Server;
 use crate::event::EventRef;
 use crate::event::proto::{EventEnvelope, UserLogin, event_envelope::Payload};
 use crate::services::s3::S3Server;
