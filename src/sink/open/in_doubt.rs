@@ -4,7 +4,7 @@
 //! redelivered, and the rows here are dropped. If the stream was created anew, they never are: these rows are then the only
 //! copy of accepted events, and are stored.
 //!
-//! Invariant: these rows are not stored before the current life of their stream is known. Awaits nothing.
+//! Invariant: these rows are not stored before the current incarnation of their stream is known. Awaits nothing.
 
 use std::time::Instant;
 
