@@ -62,7 +62,7 @@ impl Lease {
         self.since().map(|since| since + self.ack_wait / 4)
     }
 
-    /// Includes messages that were leased at `since`, in the same life of the bus connection or a later one.
+    /// Includes messages that were leased at `since`, in the same epoch of the bus connection or a later one.
     pub(super) fn include(&self, since: Instant) {
         let mut oldest = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         *oldest = oldest.map(|oldest| oldest.min(since));

@@ -7,7 +7,7 @@
 //! Four things run concurrently: the next fetch, look-ups for the previous ones, one
 //! encoding job on a blocking thread, and the uploads. Chunks are encoded in the order in which
 //! they were fetched: a chunk with a redelivered message discards the open file that holds it, and a
-//! file's lease only ever includes leases from later lives of the bus connection. The loop in
+//! file's lease only ever includes leases from later epochs of the bus connection. The loop in
 //! `Sink::step` owns all four. A process may run several
 //! such loops ([`workers`]), which behave like sinks of separate processes.
 
