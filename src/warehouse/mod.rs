@@ -7,7 +7,7 @@
 //!                     ├──► catalog  which messages the stored files hold
 //!                     ├──► delta    the log that makes one table of the files
 //!                     └──► fenced   writes that may have outlived their lease
-//!  compaction, erasure, retention, metastore work on stored files through the handle
+//!  compaction, erasure and retention (over maintenance) and metastore work on stored files through the handle
 //! ```
 //!
 //! Invariants: a visible file is complete and durable; its footer lists the stream sequences of

@@ -8,12 +8,12 @@ use super::path_states::PathState;
 use super::state::Delta;
 use super::table::TableFile;
 use super::tail;
+use crate::warehouse::WarehouseError;
 use crate::warehouse::catalog::damaged::Damaged;
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::file::footer;
-use crate::warehouse::layout::{is_compacted, is_data_file};
+use crate::warehouse::layout::{MARKS, is_compacted, is_data_file, mark_name};
 use crate::warehouse::storage::{Listed, Objects, Walked};
-use crate::warehouse::{WarehouseError, fenced};
 
 use crate::base::clock::unix_ms;
 
@@ -108,10 +108,10 @@ impl Delta {
         let states = self.tail().states_of(objects, &paths)?;
         let named = states.iter().filter(|state| **state != PathState::Unlogged).count();
         // Whoever settles those sees to the log.
-        let late: HashSet<String> = objects.list(fenced::MARKS)?.into_iter().map(|mark| mark.name).collect();
+        let late: HashSet<String> = objects.list(MARKS)?.into_iter().map(|mark| mark.name).collect();
         let unnamed =
             batch.into_iter().zip(states).filter(|(_, state)| *state == PathState::Unlogged).map(|(file, _)| file);
-        let unnamed = unnamed.filter(|(file, _)| !late.contains(&fenced::mark_name(&file.name))).collect();
+        let unnamed = unnamed.filter(|(file, _)| !late.contains(&mark_name(&file.name))).collect();
         let unnamed = without_hidden(objects, unnamed, !self.has_adopted())?;
         let actions = read_adds(objects, damaged, unnamed, adopted)?;
         adopted.known += named as u64;
