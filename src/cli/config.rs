@@ -26,7 +26,7 @@ pub fn execute(args: &Args) -> Result<(), Failure> {
     }
     let mut text = String::new();
     for (name, value, source) in rows {
-        // A file that `run --config` reads: unset settings are comments.
+        // The output is a file that `run --config` can read, so unset settings are comments.
         let line = match value {
             Some(value) => format!("{name} = {value:?}"),
             None => format!("# {name} is not set"),

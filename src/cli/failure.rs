@@ -1,4 +1,4 @@
-//! How a command ends: the status that scripts branch on, and the sentence that people read.
+//! How a command fails: a status for scripts and a sentence for people.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ pub enum ExitStatus {
     Failed = 1,
     Usage = 64,
     Unreachable = 69,
-    /// A server or a database does not accept what the settings say.
+    /// A server or a database rejects the settings.
     Refused = 78,
 }
 
@@ -20,8 +20,7 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
-/// Why a command failed. Displays as one sentence that says what to do; lines after the first, if
-/// any, are details.
+/// Why a command failed. Displays as one sentence that says what to do; any further lines are details.
 #[derive(Debug)]
 pub struct Failure {
     pub status: ExitStatus,
@@ -45,13 +44,13 @@ impl Failure {
         Self { status: ExitStatus::Refused, message: message.into() }
     }
 
-    /// The same failure, told from where it happened.
+    /// Prefixes the message with the place where it failed.
     pub fn within(mut self, place: &str) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
     }
 
-    /// One more line of details.
+    /// Appends a line of details.
     pub fn followed_by(mut self, line: &str) -> Self {
         self.message = format!("{}\n  {line}", self.message);
         self

@@ -1,4 +1,4 @@
-//! Times as people say them: near ones relative to now, others as a date.
+//! Times for people: near ones relative to now, others as a date.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -9,7 +9,7 @@ const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 
-/// "12s ago", "in 5m", "7h ago", and from two days on "2026-03-01 12:03Z".
+/// "12s ago", "in 5m", "7h ago"; from two days on, "2026-03-01 12:03Z".
 pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_second() - at.as_second();
     let span = match seconds.abs() {
@@ -20,7 +20,7 @@ pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
     if seconds > 0 { format!("{span} ago") } else { format!("in {span}") }
 }
 
-/// The largest unit that says enough: "45s", "12m", "7h", "3d".
+/// A duration in its largest useful unit: "45s", "12m", "7h", "3d".
 pub(super) fn duration(seconds: i64) -> String {
     match seconds {
         s if s < 2 * MINUTE => format!("{s}s"),
@@ -30,16 +30,16 @@ pub(super) fn duration(seconds: i64) -> String {
     }
 }
 
-/// For arguments: how long ago, a date, or RFC 3339.
+/// Parses an argument: how long ago, a date, or RFC 3339.
 pub(super) fn past(text: &str) -> Result<Timestamp, String> {
     time::parse(text, Timestamp::now()).ok_or_else(|| format!("must be {}", time::FORMS))
 }
 
-/// For arguments: in how long, a date, or RFC 3339.
+/// Parses an argument: in how long, a date, or RFC 3339.
 pub(super) fn future(text: &str) -> Result<Timestamp, String> {
     let now = Timestamp::now();
     let at = time::parse(text, now).and_then(|at| {
-        // A span was taken from now; both other forms have their dashes.
+        // Spans are parsed as times in the past. The other two formats have dashes.
         if text.contains('-') { Some(at) } else { now.checked_add(now.duration_since(at)).ok() }
     });
     at.filter(|at| *at > now).ok_or_else(|| {
@@ -47,7 +47,7 @@ pub(super) fn future(text: &str) -> Result<Timestamp, String> {
     })
 }
 
-/// The time in an RFC 3339 member or a member in epoch milliseconds; "-" when null, absent or neither.
+/// Formats a member with an RFC 3339 time or epoch milliseconds. "-" if it is null, absent or neither.
 pub(super) fn member(document: &Value, name: &str, now: Timestamp) -> String {
     let at = match &document[name] {
         Value::String(text) => text.parse().ok(),
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_ahead_is_said_as_what_lies_behind() {
+    fn future_times_take_the_same_formats_as_past_ones() {
         let seconds = future("90d").unwrap().as_second() - Timestamp::now().as_second();
         assert!((90 * DAY - 5..=90 * DAY).contains(&seconds), "{seconds}");
         assert_eq!(future("2100-01-31"), Ok("2100-01-31T00:00:00Z".parse().unwrap()));

@@ -1,4 +1,4 @@
-//! `causality import`: events from files, straight into the table; no process need run.
+//! `causality import`: imports events from files directly into the table. Needs no running process.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -68,17 +68,17 @@ pub fn execute(args: Args) -> Result<(), Failure> {
         .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
     let Args { files, format, app, column, rejects, chunk_bytes, dry_run, .. } = args;
     let import = Import { files, format, app, columns: column, rejects, chunk_bytes, dry_run };
-    let mut shown = Shown::new();
+    let mut bar = ImportBar::new();
     let mut rejected = 0;
     let done = app::import_files(&runtime, &loaded.config, &import, |file, progress, is_done| {
-        shown.show(file, progress);
+        bar.show(file, progress);
         if is_done {
             rejected += progress.rejected;
-            // A closed pipe leaves nobody to tell.
+            // If the pipe is closed, there is nobody left to read it.
             let _ = output::print(&report(file, progress, dry_run));
         }
     });
-    shown.clear();
+    bar.clear();
     done.map_err(|error| run::failure(&error))?;
     if rejected > 0 {
         return Err(Failure::failed(format!("{rejected} rows were rejected")));
@@ -104,10 +104,10 @@ fn report(file: &Path, progress: &Progress, dry_run: bool) -> String {
     text
 }
 
-/// A bar, where somebody looks at it.
-struct Shown(Option<ProgressBar>);
+/// A progress bar, on a terminal.
+struct ImportBar(Option<ProgressBar>);
 
-impl Shown {
+impl ImportBar {
     fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {eta}");
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_report_says_what_became_of_the_rows() {
+    fn the_report_counts_the_rows_by_outcome() {
         let all = Progress { imported: 5, ..Progress::default() };
         assert_eq!(report(Path::new("a.csv"), &all, false), "a.csv: 5 rows imported\n");
         let rejects = Some("a.csv.rejects.jsonl".into());

@@ -1,8 +1,7 @@
-//! The command line: what a person types, and the commands that are clients of a running process.
+//! The command line: its syntax, and the commands that are clients of a running process.
 //!
-//! Invariant: everything here but `run`, `config`, `import`, `lake` and `openapi` talks to the product over HTTP, as any other
-//! client would, so a command works the same against this machine and another one. Must not know
-//! the store, the bus or a role.
+//! Invariant: every command except `run`, `config`, `migrate`, `import`, `lake` and `openapi` talks to the product over
+//! HTTP like any other client, so it works the same against a remote machine. Must not know the bus or a role.
 
 mod failure;
 mod human_time;
@@ -79,11 +78,11 @@ pub enum ClientCommand {
 }
 
 impl Cli {
-    /// Reads the process's arguments. `Err` is the exit status of a process whose answer has already
-    /// been printed: help and version (0), or a mistake (64).
+    /// Parses the process's arguments. On `Err`, the output has been printed: help or version (status 0), or a usage
+    /// error (64).
     pub fn from_process_args() -> Result<Self, ExitStatus> {
         Self::try_parse().map_err(|error| {
-            // A closed pipe leaves nobody to tell.
+            // If the pipe is closed, there is nobody left to read it.
             let _ = error.print();
             exit_status(&error)
         })
@@ -95,8 +94,8 @@ fn exit_status(error: &clap::Error) -> ExitStatus {
 }
 
 impl ClientCommand {
-    /// Runs to the end on a runtime of its own; blocks. Prints its result, and leaves the failure to
-    /// the caller, who prints it to stderr and ends with its status.
+    /// Runs the command to its end on its own runtime; blocks. Prints its result. The caller prints a failure to stderr
+    /// and exits with its status.
     pub fn execute(self) -> Result<(), Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -131,12 +130,12 @@ mod tests {
     }
 
     #[test]
-    fn the_tree_of_commands_is_consistent() {
+    fn the_command_tree_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn every_command_of_the_contract_parses() {
+    fn every_documented_command_parses() {
         for line in [
             "causality run",
             "causality run --role gateway,sink --config c.toml --data-dir /tmp/d",
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_usage_errors_and_help_is_not() {
+    fn mistakes_exit_with_usage_and_help_with_ok() {
         for line in [
             "causality",
             "causality fly",

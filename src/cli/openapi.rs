@@ -1,4 +1,4 @@
-//! `causality openapi`: the OpenAPI documents, without any process running.
+//! `causality openapi`: prints the OpenAPI documents. Needs no running process.
 
 use clap::ValueEnum;
 

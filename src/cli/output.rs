@@ -1,4 +1,4 @@
-//! The one way to stdout: a reader that has seen enough (`| head`) is not a failure.
+//! All output to stdout. A reader that closes the pipe early (`| head`) is not a failure.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -21,7 +21,7 @@ pub(super) fn print_json(document: &impl Serialize) -> Result<(), Failure> {
     print(&(text + "\n"))
 }
 
-/// One document for a person: YAML, which reads well and can be pasted into a file for `apply`.
+/// Prints one document for a person as YAML, which is readable and can be pasted into a file for `apply`.
 pub(super) fn print_document(document: &serde_json::Value, json: bool) -> Result<(), Failure> {
     if json {
         return print_json(document);
@@ -29,8 +29,8 @@ pub(super) fn print_document(document: &serde_json::Value, json: bool) -> Result
     print(&serde_yaml_ng::to_string(document).map_err(|e| Failure::failed(format!("write YAML: {e}")))?)
 }
 
-/// A remark that is no result: to stderr, so that a script's input stays clean.
+/// Prints a remark that is not the result: to stderr, so that scripts read only results from stdout.
 pub(super) fn note(text: &str) {
-    // Without a stderr there is nobody to tell.
+    // If stderr is closed, there is nobody left to read it.
     let _ = writeln!(io::stderr(), "{text}");
 }

@@ -1,4 +1,4 @@
-//! `causality run`: load the settings, start the process, wait for its end.
+//! `causality run`: loads the settings, starts the process and waits for its end.
 
 use std::path::PathBuf;
 
@@ -45,7 +45,7 @@ impl Layers {
     }
 }
 
-/// Blocks until the process is told to stop, or fails.
+/// Blocks until the process is stopped or fails.
 pub fn execute(args: Args) -> Result<(), Failure> {
     let loaded = args.layers.load()?;
     telemetry::start_logs(loaded.config.log_level, loaded.config.log_format);
@@ -53,12 +53,12 @@ pub fn execute(args: Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
     let plan = Plan { loaded, roles: args.role, discard: args.discard };
     let ended = runtime.block_on(app::run(plan, metrics));
-    // What an orderly stop left behind must not keep the process.
+    // Tasks left after an orderly stop must not keep the process alive.
     runtime.shutdown_background();
     ended.map_err(|error| failure(&error))
 }
 
-/// With the exit status that a failed start has.
+/// Maps a failed start to its exit status.
 pub(super) fn failure(error: &anyhow::Error) -> Failure {
     match error.downcast_ref::<StartFailure>().map(|failure| failure.kind) {
         Some(StartFailureKind::Refused) => Failure::refused(error.to_string()),

@@ -1,4 +1,4 @@
-//! Tables for people: aligned columns, two blanks between them, nothing cut off.
+//! Tables for people: aligned columns, two spaces apart, never truncated.
 
 /// Rows under a heading. Every row has as many cells as the heading.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Table {
     }
 }
 
-/// A value from elsewhere must neither break the line nor steer the terminal.
+/// Values come from outside and must neither break the line nor control the terminal.
 fn printable(cell: &str) -> String {
     if cell.is_empty() {
         return "-".to_owned();

@@ -1,4 +1,4 @@
-//! Reads the documents that the admin API answers with: members as text, and names by id.
+//! Reads documents from the admin API: members as text, and names by id.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,10 @@ use serde_json::Value;
 use crate::cli::client::AdminClient;
 use crate::cli::failure::Failure;
 
-/// How many webhooks and rules are asked for, to show names for ids.
+/// Maximum documents of a collection that are read to show names for ids.
 const NAMES_MAX: usize = 1_000;
 
-/// A string member; empty, which a table shows as "-", when null or absent.
+/// A member as text. Empty if it is null or absent, which a table shows as "-".
 pub(crate) fn text(document: &Value, name: &str) -> String {
     match &document[name] {
         Value::Null => String::new(),
@@ -19,7 +19,7 @@ pub(crate) fn text(document: &Value, name: &str) -> String {
     }
 }
 
-/// The names of the documents of these collections by id.
+/// Names of the documents in these collections, by id.
 pub(crate) async fn names(client: &AdminClient, collections: &[&str]) -> Result<HashMap<String, String>, Failure> {
     let mut names = HashMap::new();
     for collection in collections {

@@ -68,7 +68,7 @@ fn table(records: &[Value], now: Timestamp) -> Table {
     table
 }
 
-/// What was changed by its name or else its id; of refusals how many for what.
+/// The name of the changed object, or its id. For refusals, the count by reason.
 fn name(record: &Value) -> String {
     if let Some(reasons) = record["after"]["reasons"].as_object() {
         return reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ");

@@ -1,4 +1,4 @@
-//! `dead-letters`: messages of the bus that a consumer gave up on, and input that the gateway refused, with the reason.
+//! `dead-letters`: bus messages that a consumer gave up on, and input that the gateway refused, with the reason.
 
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
@@ -179,7 +179,8 @@ pub(crate) async fn execute(args: Args) -> Result<(), Failure> {
     }
 }
 
-/// Refused input, the oldest first: in the order in which it came. What is still refused stays, and does not end it.
+/// Replays refused input, oldest first, in order of arrival. Input that is still refused stays, and does not stop the
+/// replay.
 async fn replay_all(client: &AdminClient, app: Option<String>, reason: Option<String>) -> Result<(), Failure> {
     let filters = Filters { kind: Some(Kind::Input), app, reason, consumer: None };
     let letters = client.list("dead-letters", &filters.pairs(), usize::MAX).await?;

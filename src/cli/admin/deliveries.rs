@@ -1,4 +1,4 @@
-//! `deliveries`: the webhook calls that were owed, and what became of them.
+//! `deliveries`: webhook deliveries and their outcomes.
 
 use std::collections::HashMap;
 
@@ -167,13 +167,13 @@ fn word(status: &Status) -> Option<String> {
     status.to_possible_value().map(|value| value.get_name().to_owned())
 }
 
-/// The name of the webhook, if it gets nothing for now.
+/// The name of the webhook, if it is disabled.
 async fn disabled(client: &AdminClient, id: &str) -> Result<Option<String>, Failure> {
     let webhook = client.find(&WEBHOOKS.path(id)).await?;
     Ok(webhook.filter(|webhook| webhook["enabled"] == false).map(|webhook| text(&webhook, "name")))
 }
 
-/// The filters want ids; people have names.
+/// Resolves a name to an id: the API filters by id.
 async fn id_of(client: &AdminClient, collection: &Collection, name: &str) -> Result<String, Failure> {
     if uuid::Uuid::try_parse(name).is_ok() {
         return Ok(name.to_owned());
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_become_names_where_they_are_known() {
+    fn ids_are_shown_as_names_if_known() {
         let delivery = json!({"id": "d", "status": "pending", "attempts": 1, "max_attempts": 5, "webhook_id": "w",
             "rule_id": null, "anomaly_config_id": "gone", "event_id": "e", "created_at": "2026-03-01T12:00:00Z",
             "next_attempt_at": "2026-03-01T12:00:30Z", "last_error": "HTTP 500"});

@@ -1,4 +1,4 @@
-//! `rules`, `webhooks` and `anomalies`: the three collections that people write and `apply` sends.
+//! `rules`, `webhooks` and `anomalies`: the collections of documents that people write and `apply` sends.
 
 use std::collections::HashMap;
 
@@ -51,7 +51,7 @@ enum Action {
 
 /// One collection of documents with unique names.
 pub(crate) struct Collection {
-    /// Its path in the API, its command, and its key in a file for `apply`.
+    /// Its path in the API, also its command and its key in a file for `apply`.
     pub(crate) plural: &'static str,
     pub(crate) singular: &'static str,
     table: fn(&[Value], Timestamp) -> Table,
@@ -63,7 +63,7 @@ pub(crate) static ANOMALIES: Collection =
     Collection { plural: "anomalies", singular: "anomaly config", table: anomalies_table };
 
 impl Collection {
-    /// The path of the document with this name or id.
+    /// The path of the document with that name or id.
     pub(crate) fn path(&self, name: &str) -> String {
         format!("{}/{}", self.plural, percent_encoded(name))
     }
@@ -105,7 +105,7 @@ pub(crate) async fn execute(args: Args, collection: &Collection) -> Result<(), F
     }
 }
 
-/// The server keeps the ids of the webhooks that a document calls; people, and files for `apply`, have names.
+/// Replaces webhook ids in documents by names. The server stores ids; people and files for `apply` use names.
 async fn name_webhooks(client: &AdminClient, documents: &mut [Value]) -> Result<(), Failure> {
     let called = |document: &Value| document["actions"]["webhooks"].as_array().is_some_and(|ids| !ids.is_empty());
     if documents.iter().any(called) {
@@ -115,7 +115,7 @@ async fn name_webhooks(client: &AdminClient, documents: &mut [Value]) -> Result<
     Ok(())
 }
 
-/// An id without a name stays: its webhook was deleted in the meantime.
+/// An id without a name stays: its webhook has been deleted since.
 fn put_names(document: &mut Value, names: &HashMap<String, String>) {
     let ids = document.pointer_mut("/actions/webhooks").and_then(Value::as_array_mut);
     for id in ids.into_iter().flatten() {
@@ -129,7 +129,7 @@ fn enabled(document: &Value) -> String {
     if document["enabled"].as_bool().unwrap_or(true) { "yes" } else { "no" }.to_owned()
 }
 
-/// What an event has to be for a rule or an anomaly config to look at it: `shop commerce.purchase_complete`.
+/// The events that a rule or an anomaly config looks at: `shop commerce.purchase_complete`.
 fn events(document: &Value) -> String {
     let part = |name| document[name].as_str().unwrap_or("*");
     format!("{} {}.{}", part("app_id"), part("event_category"), part("event_type"))

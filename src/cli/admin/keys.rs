@@ -1,4 +1,4 @@
-//! `keys`: the API keys that applications send their events with.
+//! `keys`: the API keys with which applications send events.
 
 use clap::Subcommand;
 use jiff::Timestamp;
@@ -126,7 +126,7 @@ fn table(keys: &[Value], now: Timestamp) -> Table {
     table
 }
 
-/// "50/s, burst 100", or what of it is the key's own.
+/// The key's own limits: "50/s, burst 100".
 fn limits(key: &Value) -> String {
     let rate = key["requests_per_second"].as_u64().map(|rate| format!("{rate}/s"));
     let burst = key["burst"].as_u64().map(|burst| format!("burst {burst}"));

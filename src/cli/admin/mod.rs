@@ -1,4 +1,4 @@
-//! The commands of the admin API: each asks a running process, and prints its answer as a table or as JSON.
+//! Commands of the admin API. Each queries a running process and prints the response as a table or as JSON.
 
 mod answers;
 

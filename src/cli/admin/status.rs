@@ -1,4 +1,4 @@
-//! `status`: what a running process says of itself.
+//! `status`: the state of a running process.
 
 use serde_json::{Map, Value};
 
@@ -19,7 +19,7 @@ pub(crate) async fn execute(args: Args) -> Result<(), Failure> {
     if args.admin.json { print_json(&document) } else { print(&outline(&document)) }
 }
 
-/// An indented outline: whatever members the server has, so that a newer one is shown whole.
+/// An indented outline of every member, so that those of a newer server appear too.
 fn outline(document: &Value) -> String {
     let mut out = String::new();
     if let Value::Object(members) = document {
@@ -30,7 +30,7 @@ fn outline(document: &Value) -> String {
 
 fn write_members(out: &mut String, members: &Map<String, Value>, depth: usize) {
     let indent = "  ".repeat(depth);
-    // The value of a `_seconds` member names its unit itself.
+    // The value of a `_seconds` member includes its unit.
     let label = |name: &str| name.trim_end_matches("_seconds").replace('_', " ");
     let width = members.iter().filter(|(_, v)| !is_nested(v)).map(|(name, _)| label(name).len()).max().unwrap_or(0);
     for (name, value) in members.iter().filter(|(_, value)| !is_nested(value)) {
@@ -57,7 +57,7 @@ fn write_members(out: &mut String, members: &Map<String, Value>, depth: usize) {
     }
 }
 
-/// Objects, and arrays that hold any; a list of words fits on a line.
+/// Objects, and arrays of objects. A list of words fits on one line.
 fn is_nested(value: &Value) -> bool {
     match value {
         Value::Object(_) => true,

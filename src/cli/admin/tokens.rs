@@ -1,4 +1,4 @@
-//! `tokens`: who may use the admin API.
+//! `tokens`: access to the admin API.
 
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::connection::Target;
-use super::stock::Encoding;
+use super::prepared_bodies::Encoding;
 use crate::cli::client::AdminArgs;
 
 /// Measure how many events per second a server takes, and check what became of them
@@ -108,7 +108,7 @@ pub(super) enum Api {
     Segment,
 }
 
-/// Names that cannot be mistaken for an app of one's own.
+/// Names unlikely to be confused with a real app.
 const APP_NAMES: [&str; 3] = ["bench-shop", "bench-news", "bench-games"];
 
 impl Args {

@@ -1,7 +1,7 @@
-//! HTTP/1.1 on a bare TCP connection, or under TLS, one request at a time: what a load generator needs and no more,
-//! since it shares the processor with what it measures.
+//! HTTP/1.1 on a plain TCP connection or over TLS, one request at a time: only what a load generator needs, since it
+//! shares the processor with the server that it measures.
 //!
-//! Invariant: after an error the connection is not used again. Answers must carry a Content-Length.
+//! Invariant: a connection is not used after an error. Responses must have a Content-Length.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -23,16 +23,16 @@ const READ_BYTES: usize = 16 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) url: String,
-    /// `host:port`, to connect to.
+    /// `host:port` to connect to.
     pub(super) authority: String,
-    /// Whom its certificate must name; nothing without TLS.
+    /// The name that its certificate must have. `None` without TLS.
     server_name: Option<ServerName<'static>>,
-    /// What stands before `/v1` in the path.
+    /// The path before `/v1`.
     pub(super) base_path: String,
 }
 
 impl Target {
-    /// Reads `http://HOST[:PORT][/BASE]`, or the same with `https`.
+    /// Parses `http://HOST[:PORT][/BASE]`, or the same with `https`.
     pub(super) fn parse(url: &str) -> Result<Self, String> {
         let uri: http::Uri = url.parse().map_err(|error| format!("not a URL: {error}"))?;
         let encrypted = match uri.scheme_str() {
@@ -55,7 +55,7 @@ impl Target {
         self.url.contains('@')
     }
 
-    /// How its connections are encrypted.
+    /// The TLS setup of its connections, if any.
     pub(super) fn security(&self, config: &Arc<ClientConfig>) -> Option<Security> {
         let name = self.server_name.clone()?;
         Some(Security { connector: TlsConnector::from(Arc::clone(config)), name })
@@ -67,18 +67,18 @@ impl Target {
     }
 }
 
-/// The head of an answer; its body is [`Connection::body`].
+/// The head of a response. Its body is [`Connection::body`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct ResponseHead {
     pub(super) status: u16,
     pub(super) retry_after: Option<Duration>,
-    /// The server will close: no further request on this connection.
+    /// The server closes the connection after this response.
     pub(super) close: bool,
     head_len: usize,
     body_len: usize,
 }
 
-/// What a connection under TLS is made with.
+/// What a TLS connection needs.
 #[derive(Clone)]
 pub(super) struct Security {
     connector: TlsConnector,
@@ -129,8 +129,8 @@ impl Connection {
         Ok(Self { stream, buffer: vec![0; READ_BYTES], filled: 0 })
     }
 
-    /// Sends a request and reads its answer whole.
-    pub(super) async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
+    /// Sends a request and reads the whole response.
+    pub(super) async fn exchange(&mut self, request: &[u8]) -> io::Result<ResponseHead> {
         self.filled = 0;
         self.stream.write_all(request).await?;
         let answer = loop {
@@ -149,8 +149,8 @@ impl Connection {
         if self.filled > whole { Err(invalid("bytes after the answer")) } else { Ok(answer) }
     }
 
-    /// The body of the last answer.
-    pub(super) fn body(&self, answer: &Answer) -> &[u8] {
+    /// The body of the last response.
+    pub(super) fn body(&self, answer: &ResponseHead) -> &[u8] {
         &self.buffer[answer.head_len..answer.head_len + answer.body_len]
     }
 
@@ -172,8 +172,8 @@ fn invalid(why: &'static str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, why)
 }
 
-/// `None` until the head is whole.
-fn parse_head(bytes: &[u8]) -> io::Result<Option<Answer>> {
+/// `None` until the head is complete.
+fn parse_head(bytes: &[u8]) -> io::Result<Option<ResponseHead>> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
     let head = std::str::from_utf8(&bytes[..end]).map_err(|_| invalid("the head of the answer is not text"))?;
     let mut lines = head.split("\r\n");
@@ -183,7 +183,7 @@ fn parse_head(bytes: &[u8]) -> io::Result<Option<Answer>> {
         .and_then(|rest| rest.get(..3)?.parse().ok())
         .ok_or_else(|| invalid("the answer is not HTTP/1.1"))?;
     let mut answer =
-        Answer { status, retry_after: None, close: head.starts_with("HTTP/1.0"), head_len: end + 4, body_len: 0 };
+        ResponseHead { status, retry_after: None, close: head.starts_with("HTTP/1.0"), head_len: end + 4, body_len: 0 };
     let mut has_length = false;
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         let value = value.trim();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_are_read_once_whole() {
+    fn heads_are_parsed_once_complete() {
         let text = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
         for cut in 0..text.len() - 5 {
             assert_eq!(parse_head(&text[..cut]).unwrap(), None);

@@ -1,8 +1,7 @@
-//! The load itself: connections that send the next request as soon as they may.
+//! The connections of a run. Each sends its next request as soon as it may.
 //!
-//! Invariants: a request that is sent again is the same bytes, ids and keys included. Without
-//! idempotency keys a request that may have reached the server is never sent again. A worker shares
-//! nothing with another but a few counters.
+//! Invariants: a retried request has the same bytes, ids and keys included. Without idempotency keys, a request that
+//! may have reached the server is never retried. Workers share nothing but a few counters.
 
 use std::cell::RefCell;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,21 +9,21 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use super::connection::{Answer, Connection};
+use super::connection::{Connection, ResponseHead};
 use super::load::{Load, Slice};
 use super::request::RequestBuffer;
+use super::response::Response;
 use super::tally::Tally;
-use super::verdict::Answered;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
-/// When a 429 or 503 does not say how long to wait, and the longest wait that is honoured.
+/// The wait after a 429 or 503 without Retry-After, and the longest wait that is honoured.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A request that was not taken for so long is given up, also in a run without a duration.
+/// A request is abandoned after this time of retries, also in a run without a duration.
 const RETRIES_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// Runs the connections of one of the threads until the slice ends; blocks.
+/// Runs one thread's connections until the slice ends; blocks.
 pub(super) fn work(load: &Load, slice: &Slice, thread: usize) -> std::io::Result<Tally> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tally = RefCell::new(Tally::default());
@@ -41,9 +40,9 @@ struct Driver<'a> {
     tally: &'a RefCell<Tally>,
 }
 
-/// The events of one request, and the moment from which their latency counts.
+/// The events of one request, and the time from which their latency counts.
 #[derive(Clone, Copy)]
-struct Errand {
+struct PendingRequest {
     first: u64,
     count: usize,
     due: Instant,
@@ -54,18 +53,18 @@ impl Driver<'_> {
         let load = self.load;
         let mut request = RequestBuffer::new(&self.slice.target, load);
         let mut connection = None;
-        while let Some(due) = self.turn().await {
+        while let Some(due) = self.next_turn().await {
             let Some((first, count)) = load.claim() else { break };
             request.fill(load, first, count);
             self.tally.borrow_mut().requests += 1;
-            self.deliver(&mut connection, request.bytes(), Errand { first, count, due }).await;
+            self.deliver(&mut connection, request.bytes(), PendingRequest { first, count, due }).await;
         }
     }
 
-    /// Waits for this connection's next place in the schedule. Latency counts from the scheduled
-    /// moment even if no connection was free then: otherwise a server that stalls would hide it.
-    async fn turn(&self) -> Option<Instant> {
-        if self.over() {
+    /// Waits for this connection's next slot in the schedule. Latency counts from the scheduled time even if no
+    /// connection was free then; otherwise a stalled server would hide it.
+    async fn next_turn(&self) -> Option<Instant> {
+        if self.is_over() {
             return None;
         }
         let Some(rate) = self.load.rate else { return Some(Instant::now()) };
@@ -81,35 +80,35 @@ impl Driver<'_> {
         Some(due)
     }
 
-    fn over(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.load.stop.is_cancelled() || self.slice.until.is_some_and(|until| Instant::now() >= until)
     }
 
-    /// Sends a request until it has a verdict, or none is to be had.
-    async fn deliver(&self, connection: &mut Option<Connection>, request: &[u8], errand: Errand) {
+    /// Sends a request until it has an outcome or is abandoned.
+    async fn deliver(&self, connection: &mut Option<Connection>, request: &[u8], pending: PendingRequest) {
         let mut may_be_stored = false;
-        let give_up = |may_be_stored: bool| {
+        let abandon = |may_be_stored: bool| {
             let mut tally = self.tally.borrow_mut();
             let events = if may_be_stored { &mut tally.unacknowledged } else { &mut tally.refused };
-            *events += errand.count as u64;
+            *events += pending.count as u64;
         };
         loop {
-            let pause = match self.attempt(connection, request, errand, may_be_stored).await {
+            let pause = match self.attempt(connection, request, pending, may_be_stored).await {
                 Attempt::Done => return,
                 Attempt::NotSent => RECONNECT_PAUSE,
                 Attempt::Later(pause) => pause,
                 Attempt::Unknown => {
                     may_be_stored = true;
                     if !self.load.idempotency_keys {
-                        return give_up(true);
+                        return abandon(true);
                     }
                     RECONNECT_PAUSE
                 }
             };
-            if self.over() || errand.due.elapsed() > RETRIES_TIME_MAX {
-                return give_up(may_be_stored);
+            if self.is_over() || pending.due.elapsed() > RETRIES_TIME_MAX {
+                return abandon(may_be_stored);
             }
-            // A stop ends the pause, and the next attempt is the last.
+            // A stop cuts the pause short, and the next attempt is the last.
             self.load.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
             self.tally.borrow_mut().retries += 1;
         }
@@ -119,7 +118,7 @@ impl Driver<'_> {
         &self,
         connection: &mut Option<Connection>,
         request: &[u8],
-        errand: Errand,
+        pending: PendingRequest,
         may_be_stored: bool,
     ) -> Attempt {
         let mut open = match connection.take() {
@@ -127,27 +126,27 @@ impl Driver<'_> {
             None => match Connection::open(self.slice.address, self.slice.security.as_ref()).await {
                 Ok(open) => open,
                 Err(error) => {
-                    self.broken(&error);
+                    self.count_broken(&error);
                     return Attempt::NotSent;
                 }
             },
         };
-        let flights = self.slice.flights.as_deref();
-        if let Some(flights) = flights {
-            flights.sent(errand.first, errand.count, Instant::now());
+        let round_trips = self.slice.round_trips.as_deref();
+        if let Some(round_trips) = round_trips {
+            round_trips.sent(pending.first, pending.count, Instant::now());
         }
         let exchange = tokio::time::timeout(ANSWER_TIMEOUT, open.exchange(request)).await;
         let answered = Instant::now();
         match exchange.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
             Err(error) => {
-                self.broken(&error);
+                self.count_broken(&error);
                 Attempt::Unknown
             }
             Ok(answer) => {
-                if let Some(flights) = flights.filter(|_| answer.status < 300) {
-                    flights.acknowledged(errand.first, errand.count, answered);
+                if let Some(round_trips) = round_trips.filter(|_| answer.status < 300) {
+                    round_trips.acknowledged(pending.first, pending.count, answered);
                 }
-                let done = self.judge(&answer, open.body(&answer), errand, answered, may_be_stored);
+                let done = self.handle(&answer, open.body(&answer), pending, answered, may_be_stored);
                 if !answer.close {
                     *connection = Some(open);
                 }
@@ -156,22 +155,29 @@ impl Driver<'_> {
         }
     }
 
-    fn judge(&self, answer: &Answer, body: &[u8], errand: Errand, answered: Instant, may_be_stored: bool) -> Attempt {
+    fn handle(
+        &self,
+        answer: &ResponseHead,
+        body: &[u8],
+        pending: PendingRequest,
+        answered: Instant,
+        may_be_stored: bool,
+    ) -> Attempt {
         let mut tally = self.tally.borrow_mut();
         *tally.statuses.entry(answer.status).or_default() += 1;
         match answer.status {
             200..300 => {
                 let before = tally.accepted;
-                let verdict = Answered {
-                    form: self.load.pool.form(),
+                let verdict = Response {
+                    format: self.load.pool.format(),
                     single: self.load.single(),
-                    first: errand.first,
-                    count: errand.count,
+                    first: pending.first,
+                    count: pending.count,
                     body,
                     may_be_duplicate: may_be_stored,
                 };
                 verdict.count_into(&mut tally);
-                tally.latency.record(answered.saturating_duration_since(errand.due));
+                tally.latency.record(answered.saturating_duration_since(pending.due));
                 self.load.accepted.fetch_add(tally.accepted - before, Relaxed);
                 Attempt::Done
             }
@@ -180,32 +186,32 @@ impl Driver<'_> {
                 Attempt::Later(answer.retry_after.map_or(RETRY_PAUSE, |pause| pause.min(RETRY_PAUSE_MAX)))
             }
             status => {
-                tally.refused += errand.count as u64;
+                tally.refused += pending.count as u64;
                 tally.problem(|| format!("HTTP {status}: {}", summary(body)));
                 Attempt::Done
             }
         }
     }
 
-    fn broken(&self, error: &std::io::Error) {
+    fn count_broken(&self, error: &std::io::Error) {
         let mut tally = self.tally.borrow_mut();
         tally.broken_connections += 1;
         tally.problem(|| format!("connection to {}: {error}", self.slice.target.url));
     }
 }
 
-/// What is to be done after sending a request once.
+/// The result of sending a request once.
 enum Attempt {
     Done,
-    /// Not a byte of it has left.
+    /// Nothing was sent.
     NotSent,
-    /// Refused for now; nothing of it was stored.
+    /// Refused for now. Nothing was stored.
     Later(Duration),
-    /// It may have been stored: the answer did not come.
+    /// It may have been stored: there was no response.
     Unknown,
 }
 
-/// The detail of a problem document, or the beginning of what came instead.
+/// The detail of a problem document, or the start of any other body.
 fn summary(body: &[u8]) -> String {
     let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     match document["detail"].as_str().or_else(|| document["title"].as_str()) {
@@ -224,11 +230,11 @@ mod tests {
 
     use super::*;
     use crate::cli::bench::connection::Target;
-    use crate::cli::bench::identity::RunTag;
-    use crate::cli::bench::pool::{Form, Looks, Pool};
+    use crate::cli::bench::pool::{BodyFormat, Pool, PoolOptions};
+    use crate::cli::bench::run_ids::RunTag;
 
-    /// A peer that reads requests and answers each with the next of `answers`; an empty one closes
-    /// the connection without an answer. Returns the bodies that it read.
+    /// A peer that reads requests and answers each with the next of `answers`. An empty one closes the connection
+    /// without a response. Returns the bodies that it read.
     fn serve(listener: TcpListener, answers: &[&str]) -> Vec<Vec<u8>> {
         let (mut bodies, mut connection): (_, Option<TcpStream>) = (Vec::new(), None);
         for answer in answers {
@@ -260,15 +266,15 @@ mod tests {
     fn run(answers: &[&str], count: u64, idempotency_keys: bool) -> (Tally, Vec<Vec<u8>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let looks = Looks { form: Form::Json, seed: 1, app_ids: vec!["shop".into()], idempotency_keys };
+        let options = PoolOptions { format: BodyFormat::Json, seed: 1, app_ids: vec!["shop".into()], idempotency_keys };
         let load = Load {
-            pool: Pool::render(&looks, RunTag::new(1, 1)).unwrap(),
+            pool: Pool::render(&options, RunTag::new(1, 1)).unwrap(),
             batch_events: 2,
             connections: 1,
             threads: 1,
             api_key: None,
             app_id: "shop".into(),
-            stock: None,
+            prepared: None,
             idempotency_keys,
             rate: None,
             count: Some(count),
@@ -283,7 +289,7 @@ mod tests {
             started: Instant::now(),
             until: None,
             next_slot: AtomicU64::new(0),
-            flights: None,
+            round_trips: None,
         };
         std::thread::scope(|scope| {
             let server = scope.spawn(|| serve(listener, answers));
@@ -295,26 +301,26 @@ mod tests {
     const ALL: &str = r#"{"acceptedCount":2,"results":[{"status":"accepted"},{"index":1,"status":"accepted"}]}"#;
 
     #[test]
-    fn a_busy_server_gets_the_same_request_again() {
+    fn a_refused_request_is_retried_unchanged() {
         let busy = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n";
         let one = http("200 OK", r#"{"acceptedCount":1}"#);
         let (tally, bodies) = run(&[busy, busy, &http("200 OK", ALL), &one], 3, false);
         assert_eq!((tally.requests, tally.retries, tally.accepted), (2, 2, 3));
         assert_eq!((tally.statuses[&503], tally.statuses[&200]), (2, 2));
         assert!(bodies[0] == bodies[1] && bodies[1] == bodies[2] && bodies[2] != bodies[3]);
-        assert_eq!(tally.accepted_marks.len(), 3);
+        assert_eq!(tally.accepted_numbers.len(), 3);
     }
 
     #[test]
-    fn without_keys_an_unanswered_request_is_not_sent_again() {
+    fn without_keys_an_unanswered_request_is_not_retried() {
         let (tally, bodies) = run(&["", &http("200 OK", ALL)], 4, false);
         assert_eq!((tally.accepted, tally.unacknowledged, tally.retries, tally.broken_connections), (2, 2, 0, 1));
         assert_ne!(bodies[0], bodies[1]);
-        assert!(!tally.accepted_marks.contains(0) && tally.accepted_marks.contains(2));
+        assert!(!tally.accepted_numbers.contains(0) && tally.accepted_numbers.contains(2));
     }
 
     #[test]
-    fn with_keys_an_unanswered_request_is_sent_again() {
+    fn with_keys_an_unanswered_request_is_retried() {
         let duplicates = ALL.replace(r#""accepted"}"#, r#""accepted","duplicate":true}"#);
         let (tally, bodies) = run(&["", &http("200 OK", &duplicates)], 2, true);
         assert_eq!((tally.accepted, tally.unacknowledged, tally.retries, tally.duplicates), (2, 0, 1, 2));

@@ -1,12 +1,12 @@
-//! Latencies in buckets whose width grows with the value, so that any of them is at most 1.6 % off.
+//! A latency histogram with buckets that grow with the value, for a relative error of at most 1.6 %.
 //!
-//! The layout of HdrHistogram (http://hdrhistogram.org): 64 equal buckets for every doubling.
+//! The layout of HdrHistogram (http://hdrhistogram.org): 64 equal buckets per doubling.
 
 use std::time::Duration;
 
 const SUB_BITS: u32 = 6;
 const SUB_BUCKETS: usize = 1 << SUB_BITS;
-/// Values of `u64` nanoseconds: the first 64 exactly, then 64 buckets for each of the other doublings.
+/// For `u64` nanoseconds: the first 64 values exactly, then 64 buckets for each of the other doublings.
 const BUCKETS: usize = (64 - SUB_BITS as usize + 1) * SUB_BUCKETS;
 
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ impl Histogram {
         Duration::from_nanos(self.max_ns)
     }
 
-    /// The smallest bound that `percent` of the values stay within; zero when there are none.
+    /// The smallest bound of `percent` of the values; zero if there are none.
     pub(super) fn percentile(&self, percent: f64) -> Duration {
         let rank = ((self.total as f64 * percent / 100.0).ceil() as u64).clamp(1, self.total.max(1));
         let mut seen = 0;

@@ -1,4 +1,4 @@
-//! What a run sends, and to whom: shared by all of its connections.
+//! The load of a run, shared by all of its connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,25 +8,25 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Security, Target};
-use super::flights::Flights;
-use super::pool::{Form, Pool};
-use super::stock::Stock;
+use super::pool::{BodyFormat, Pool};
+use super::prepared_bodies::PreparedBodies;
+use super::round_trips::RoundTrips;
 
-/// What all slices of a run have in common.
+/// State shared by all slices of a run.
 pub(super) struct Load {
     pub(super) pool: Pool,
     pub(super) batch_events: usize,
     pub(super) connections: usize,
     pub(super) threads: usize,
     pub(super) api_key: Option<String>,
-    /// What Segment's API is told in place of a key.
+    /// The app id that Segment's API gets instead of a key.
     pub(super) app_id: String,
-    /// The bodies, where they are not made as they are needed.
-    pub(super) stock: Option<Stock>,
+    /// Bodies prepared before the run, if any.
+    pub(super) prepared: Option<PreparedBodies>,
     pub(super) idempotency_keys: bool,
     /// Events per second, evenly spread.
     pub(super) rate: Option<f64>,
-    /// Events in all.
+    /// Total events.
     pub(super) count: Option<u64>,
     pub(super) stop: CancellationToken,
     /// The number of the next event.
@@ -35,22 +35,22 @@ pub(super) struct Load {
     pub(super) accepted: AtomicU64,
 }
 
-/// A stretch of time against one server.
+/// A period of time with one server.
 pub(super) struct Slice {
     pub(super) target: Target,
     pub(super) address: SocketAddr,
     pub(super) security: Option<Security>,
     pub(super) started: Instant,
     pub(super) until: Option<Instant>,
-    /// The number of the next request of the schedule, when there is a rate.
+    /// The number of the next request in the schedule, if there is a rate.
     pub(super) next_slot: AtomicU64,
-    pub(super) flights: Option<Arc<Flights>>,
+    pub(super) round_trips: Option<Arc<RoundTrips>>,
 }
 
 impl Load {
-    /// Whether a request holds an event, and no list of them.
+    /// Whether a request is a single event, not a list.
     pub(super) fn single(&self) -> bool {
-        self.batch_events == 1 && self.pool.form() != Form::Segment
+        self.batch_events == 1 && self.pool.format() != BodyFormat::Segment
     }
 
     /// The next events to send: the number of the first and how many.

@@ -1,4 +1,4 @@
-//! Writes numbers in place, over digits of the same length.
+//! Writes numbers over a field of fixed length.
 
 pub(super) fn write_decimal(out: &mut [u8], mut value: u64) {
     for digit in out.iter_mut().rev() {

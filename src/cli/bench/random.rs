@@ -1,4 +1,4 @@
-//! A seeded generator: the same events on every machine and in every version of a library.
+//! A seeded random number generator: the same events on every machine and with every version of a library.
 
 /// SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 #[derive(Clone, Debug)]

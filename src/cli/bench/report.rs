@@ -1,4 +1,4 @@
-//! The result of a run: a document for scripts, a page for people.
+//! The result of a run, as JSON and as text.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::flights::Landings;
 use super::histogram::Histogram;
+use super::round_trips::RoundTripSummary;
 use super::tally::Tally;
 use super::verify::Verification;
 use crate::cli::failure::Failure;
@@ -27,7 +27,7 @@ pub(super) struct Report {
     /// The target's rate as a percentage of the baseline's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) percent_of_baseline: Option<f64>,
-    /// Processor time of this process per event sent: what the generator itself takes away.
+    /// Processor time of this process per event: the cost of the generator itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) generator_cpu_us_per_event: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +40,7 @@ pub(super) struct Report {
 #[derive(Debug, Serialize)]
 pub(super) struct Compressed {
     pub(super) encoding: &'static str,
-    /// What an event takes in its body.
+    /// Compressed bytes per event.
     pub(super) event_bytes: usize,
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Percentiles {
 }
 
 impl Percentiles {
-    /// `None` of nothing.
+    /// `None` if the histogram is empty.
     fn of(histogram: &Histogram) -> Option<Self> {
         let ms = |latency: Duration| (latency.as_secs_f64() * 1e6).round() / 1e3;
         (histogram.len() > 0).then(|| Self {
@@ -94,14 +94,14 @@ impl Percentiles {
     }
 }
 
-impl From<&Landings> for WebhookReport {
-    fn from(landings: &Landings) -> Self {
+impl From<&RoundTripSummary> for WebhookReport {
+    fn from(summary: &RoundTripSummary) -> Self {
         Self {
-            received: landings.received,
-            missing: landings.missing,
-            repeated: landings.repeated,
-            since_accepted_ms: Percentiles::of(&landings.since_acknowledged),
-            since_sent_ms: Percentiles::of(&landings.since_sent),
+            received: summary.received,
+            missing: summary.missing,
+            repeated: summary.repeated,
+            since_accepted_ms: Percentiles::of(&summary.since_acknowledged),
+            since_sent_ms: Percentiles::of(&summary.since_sent),
         }
     }
 }
@@ -165,8 +165,8 @@ impl ServerReport {
 }
 
 impl Report {
-    /// Whether the run kept what it promises to measure: something accepted, nothing lost.
-    pub(super) fn judge(&self) -> Result<(), Failure> {
+    /// Fails if nothing was accepted, or events or webhooks were lost.
+    pub(super) fn check(&self) -> Result<(), Failure> {
         if self.target.accepted == 0 {
             let problem = self.target.first_problem.as_deref().unwrap_or("nothing was sent");
             return Err(Failure::failed(format!("no event was accepted: {problem}")));
@@ -186,7 +186,7 @@ impl Report {
         }
     }
 
-    pub(super) fn page(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut out = String::new();
         self.target.write(&mut out);
         if let Some(baseline) = &self.baseline {
@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_shows_rates_and_what_went_wrong() {
+    fn the_text_shows_rates_and_errors() {
         let mut tally = Tally { requests: 12_345, accepted: 1_234_500, rejected: 2, ..Tally::default() };
         tally.statuses.insert(200, 12_345);
         tally.latency.record(Duration::from_millis(4));
@@ -276,7 +276,7 @@ mod tests {
             webhooks: None,
             verification: Some(Verification { accepted: 1_234_500, lost: 1, ..Verification::default() }),
         };
-        let page = report.page();
+        let page = report.text();
         for part in [
             "1,234,500 events in 10.0 s: 123,450 events/s",
             "p50 4.00 ms",

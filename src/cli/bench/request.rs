@@ -1,4 +1,4 @@
-//! The requests of a run, written over and over into one buffer.
+//! Builds the requests of a run in a reused buffer.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -6,12 +6,12 @@ use base64::prelude::BASE64_STANDARD;
 use super::clock::now_ms;
 use super::connection::Target;
 use super::load::Load;
-use super::pool::Form;
+use super::pool::BodyFormat;
 
-/// Blanks before a header's value mean nothing, so the length is written right-aligned into them.
+/// Spaces before a header's value are ignored, so the length is right-aligned in them.
 const LENGTH_DIGITS: usize = 10;
 
-/// A request being built in a buffer that is used again and again.
+/// A request in a reused buffer.
 pub(super) struct RequestBuffer {
     bytes: Vec<u8>,
     head_len: usize,
@@ -21,25 +21,26 @@ pub(super) struct RequestBuffer {
 
 impl RequestBuffer {
     pub(super) fn new(target: &Target, load: &Load) -> Self {
-        let (form, single) = (load.pool.form(), load.single());
-        let path = match form {
-            Form::Segment => "/v1/batch",
-            Form::Json | Form::Binary if single => "/v1/events/ingest",
-            Form::Json | Form::Binary => "/v1/events/batch",
+        let (format, single) = (load.pool.format(), load.single());
+        let path = match format {
+            BodyFormat::Segment => "/v1/batch",
+            BodyFormat::Json | BodyFormat::Binary if single => "/v1/events/ingest",
+            BodyFormat::Json | BodyFormat::Binary => "/v1/events/batch",
         };
-        let content_type = match form {
-            Form::Json | Form::Segment => "application/json",
-            Form::Binary => "application/x-protobuf",
+        let content_type = match format {
+            BodyFormat::Json | BodyFormat::Segment => "application/json",
+            BodyFormat::Binary => "application/x-protobuf",
         };
-        let key = match (form, load.api_key.as_deref()) {
-            (Form::Segment, key) => {
+        let key = match (format, load.api_key.as_deref()) {
+            (BodyFormat::Segment, key) => {
                 let user = format!("{}:", key.unwrap_or(&load.app_id));
                 format!("Authorization: Basic {}\r\n", BASE64_STANDARD.encode(user))
             }
-            (Form::Json | Form::Binary, Some(key)) => format!("X-API-Key: {key}\r\n"),
-            (Form::Json | Form::Binary, None) => String::new(),
+            (BodyFormat::Json | BodyFormat::Binary, Some(key)) => format!("X-API-Key: {key}\r\n"),
+            (BodyFormat::Json | BodyFormat::Binary, None) => String::new(),
         };
-        let encoding = load.stock.as_ref().map(|stock| format!("Content-Encoding: {}\r\n", stock.encoding.name()));
+        let encoding =
+            load.prepared.as_ref().map(|prepared| format!("Content-Encoding: {}\r\n", prepared.encoding.name()));
         let encoding = encoding.unwrap_or_default();
         let mut head = format!(
             "POST {}{path} HTTP/1.1\r\nHost: {}\r\nContent-Type: {content_type}\r\n{encoding}{key}Content-Length: {:LENGTH_DIGITS$}",
@@ -52,8 +53,8 @@ impl RequestBuffer {
 
     pub(super) fn fill(&mut self, load: &Load, first: u64, count: usize) {
         self.bytes.truncate(self.head_len);
-        match &load.stock {
-            Some(stock) => self.bytes.extend_from_slice(stock.body(first)),
+        match &load.prepared {
+            Some(prepared) => self.bytes.extend_from_slice(prepared.body(first)),
             None => load.pool.write_body(&mut self.bytes, first, count, now_ms(), self.single),
         }
         let mut length = self.bytes.len() - self.head_len;

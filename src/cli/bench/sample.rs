@@ -1,6 +1,6 @@
-//! Events as a shop's app sends them: all kinds, in the proportions in which people cause them.
+//! Events like those of a shop's app: all kinds, in realistic proportions.
 //!
-//! Invariant: what one generator state makes is always the same event, and the gateway accepts it.
+//! Invariant: the same generator state always makes the same event, and the gateway accepts it.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::random::SplitMix64;
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::*;
 
-/// Field numbers of the payloads with their share, in parts of the sum: mostly views and taps, few crashes.
+/// Payload field numbers and their weights: mostly views and taps, few crashes.
 const SHARES: [(u32, u64); 29] = [
     (10, 14),
     (11, 8),
@@ -70,7 +70,7 @@ const METHODS: [&str; 5] = ["email", "google", "apple", "facebook", "passkey"];
 const PAYMENTS: [&str; 4] = ["credit_card", "apple_pay", "google_pay", "paypal"];
 const PERMISSIONS: [&str; 4] = ["location_when_in_use", "push_notifications", "camera", "photo_library"];
 
-/// The kinds of `count` events: every kind at least once if `count` allows it, in random order.
+/// The kinds of `count` events in random order: every kind at least once if `count` allows.
 pub(super) fn kinds(count: usize, random: &mut SplitMix64) -> Vec<u32> {
     let sum: u64 = SHARES.iter().map(|(_, share)| share).sum();
     let mut kinds: Vec<u32> = SHARES.iter().map(|(number, _)| *number).take(count).collect();
@@ -89,7 +89,7 @@ pub(super) fn kinds(count: usize, random: &mut SplitMix64) -> Vec<u32> {
     kinds
 }
 
-/// An event without id, time and key: those are patched into its rendered form.
+/// An event without id, time and key, which are patched into its rendered form.
 pub(super) fn event(kind: u32, app_id: &str, random: &mut SplitMix64) -> EventEnvelope {
     let user = format!("user_{}", random.hex(12));
     EventEnvelope {
@@ -211,7 +211,7 @@ fn interaction_payload(kind: u32, random: &mut SplitMix64) -> Payload {
     match kind {
         200 => Payload::ButtonTap(ButtonTap {
             button_id: format!("btn_{}", random.pick(&["add_to_cart", "checkout", "filter", "share", "favourite"])),
-            button_text: random.pick(&["Add to cart", "Continue", "Filter", "Share", "Zur Kasse"]).into(),
+            button_text: random.pick(&["Add to cart", "Continue", "Filter", "ServerRun", "Zur Kasse"]).into(),
             screen_name,
             coordinates: point(random),
             properties: None,
@@ -381,7 +381,7 @@ fn system_payload(kind: u32, random: &mut SplitMix64) -> Payload {
 
 fn custom(random: &mut SplitMix64) -> CustomEvent {
     let names = ["video_played", "wishlist_shared", "coupon_applied", "store_locator_opened", "review_written"];
-    // One field at each level: the map of a Struct has no order of its own.
+    // One member per level: the map of a Struct has no defined order.
     let object = |name: &str, inner| Struct { fields: [(name.to_owned(), AnyValue { kind: Some(inner) })].into() };
     let nested = random.chance(30).then(|| {
         let variant = value::Kind::StringValue(random.pick(&["a", "b"]).to_owned());

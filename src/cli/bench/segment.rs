@@ -1,6 +1,6 @@
-//! Events as messages of Segment's API, as its SDKs for phones send them.
+//! Converts events to messages of Segment's API, as its mobile SDKs send them.
 //!
-//! Invariant: the id of an event is the `messageId` of its message, and its time is written in [`TEXT_TIME_LEN`] bytes.
+//! Invariant: the id of an event is the `messageId` of its message, and its time takes [`TEXT_TIME_LEN`] bytes.
 
 use jiff::Timestamp;
 use prost::Message as _;
@@ -10,12 +10,12 @@ use super::patch::write_decimal;
 use crate::event::EventRef;
 use crate::event::proto::{DeviceContext, EventEnvelope, NetworkType, Platform};
 
-/// Of a time such as `2026-01-31T23:59:59.999Z`.
+/// Length of a time such as `2026-01-31T23:59:59.999Z`.
 pub(super) const TEXT_TIME_LEN: usize = 24;
-/// Where its milliseconds begin.
+/// Offset of its milliseconds.
 const MS_AT: usize = 20;
 
-/// Tracks that Segment's specification names, by the kind of event that they are.
+/// Track calls that Segment's specification names, by kind of event.
 const TRACKS: [(&str, &str); 14] = [
     ("product_view", "Product Viewed"),
     ("add_to_cart", "Product Added"),
@@ -32,7 +32,7 @@ const TRACKS: [(&str, &str); 14] = [
     ("user_login", "Signed In"),
     ("user_logout", "Signed Out"),
 ];
-/// Properties that the specification calls otherwise.
+/// Properties with other names in the specification.
 const PROPERTIES: [(&str, &str); 4] = [
     ("product_name", "name"),
     ("items", "products"),
@@ -45,7 +45,7 @@ pub(super) fn message(event: &EventEnvelope) -> Result<Value, String> {
     let view = EventRef::decode(&bytes).map_err(|error| format!("read a sample event: {error}"))?.view();
     let payload = event.payload.as_ref().map(crate::event::Kind::of).ok_or("a sample event is empty")?;
     let mut properties = match &view[payload.field] {
-        Value::Object(fields) => segment_s(fields),
+        Value::Object(fields) => segment_properties(fields),
         _ => Map::new(),
     };
     let mut message = json!({
@@ -76,8 +76,8 @@ pub(super) fn message(event: &EventEnvelope) -> Result<Value, String> {
     Ok(message)
 }
 
-/// The fields of a payload under Segment's names, and money in units.
-fn segment_s(fields: &Map<String, Value>) -> Map<String, Value> {
+/// The fields of a payload under Segment's names, with money in units.
+fn segment_properties(fields: &Map<String, Value>) -> Map<String, Value> {
     let renamed = fields.iter().map(|(name, value)| {
         let name = PROPERTIES.iter().find(|(field, _)| field == name).map_or(name.as_str(), |(_, property)| property);
         match (name.strip_suffix("_cents"), value) {
@@ -87,7 +87,7 @@ fn segment_s(fields: &Map<String, Value>) -> Map<String, Value> {
             (_, Value::Array(items)) => {
                 let items = items
                     .iter()
-                    .map(|item| item.as_object().map_or_else(|| item.clone(), |item| segment_s(item).into()));
+                    .map(|item| item.as_object().map_or_else(|| item.clone(), |item| segment_properties(item).into()));
                 (name.to_owned(), items.collect())
             }
             _ => (name.to_owned(), value.clone()),
@@ -121,7 +121,7 @@ pub(super) fn text_time(ms: u64) -> String {
     format!("{at:.3}")
 }
 
-/// The times of the last second, which differ in the second that they are in and in their milliseconds.
+/// Formats times of the last second, which differ only in their second and milliseconds.
 pub(super) struct TextTimes {
     second: u64,
     this: String,

@@ -1,4 +1,4 @@
-//! One run of the generator from the first connection to the last check.
+//! One run of the load generator, from the first connection to the last check.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -14,31 +14,31 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Api, Args};
 use super::connection::{Connection, Target};
 use super::driver;
-use super::flights::Flights;
-use super::hooks::{Listener, Registration};
-use super::identity::RunTag;
 use super::load::{Load, Slice};
-use super::pool::{Form, Looks, Pool};
+use super::pool::{BodyFormat, Pool, PoolOptions};
+use super::prepared_bodies::PreparedBodies;
 use super::report::{Compressed, Report, ServerReport};
-use super::stock::Stock;
+use super::round_trips::RoundTrips;
+use super::run_ids::RunTag;
 use super::tally::Tally;
-use super::verify::{Mark, Verification, verify};
+use super::verify::{MatchBy, Verification, verify};
+use super::webhook_listener::{Listener, Registration};
 use crate::base::supervisor::Tasks;
 use crate::cli::client::tls;
 use crate::cli::failure::Failure;
 use crate::cli::output::note;
 
-/// Where the key says which app it is.
+/// The app if the API key determines it.
 const APP_DEFAULT: &str = "bench-shop";
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
 const WEBHOOKS_PERIOD: Duration = Duration::from_millis(50);
-/// What a shell expects of a process that Ctrl-C ended.
+/// The exit status of a process that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
-/// What one server got and answered, over all its slices.
+/// The results of one server over all its slices.
 #[derive(Default)]
-struct Share {
+struct ServerRun {
     tally: Tally,
     elapsed: Duration,
 }
@@ -48,9 +48,9 @@ pub(super) async fn run(args: &Args) -> Result<Report, Failure> {
     let run = RunTag::new(args.seed, started_ns);
     let load = Arc::new(prepare(args, run)?);
     let event_bytes = load.pool.event_bytes();
-    let compressed = load.stock.as_ref().map(|stock| Compressed {
-        encoding: stock.encoding.name(),
-        event_bytes: stock.bytes() / args.count.unwrap_or(1).max(1) as usize,
+    let compressed = load.prepared.as_ref().map(|prepared| Compressed {
+        encoding: prepared.encoding.name(),
+        event_bytes: prepared.bytes() / args.count.unwrap_or(1).max(1) as usize,
     });
     let interrupts = Tasks::new(load.stop.clone());
     let stop = load.stop.clone();
@@ -64,17 +64,17 @@ pub(super) async fn run(args: &Args) -> Result<Report, Failure> {
     });
 
     let tls = Arc::new(args.admin.tls.client_config()?);
-    reach(&args.url, &tls).await?;
+    check_reachable(&args.url, &tls).await?;
     if let Some(baseline) = &args.baseline_url {
-        reach(baseline, &tls).await?;
+        check_reachable(baseline, &tls).await?;
     }
-    let hooks = Hooks::start(args, run).await?;
+    let hooks = WebhookRun::start(args, run).await?;
     let cpu_before = processor_time();
     let measured = measure(args, &load, &tls, &hooks).await;
     let cpu = processor_time().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
     let webhooks = hooks.finish(args.verify_timeout, &load.stop).await;
     let (target, baseline) = measured?;
-    let verification = audit(args, run, &load, &target.tally).await?;
+    let verification = verify_warehouse(args, run, &load, &target.tally).await?;
 
     let sent = load.next_event.load(Relaxed).min(load.count.unwrap_or(u64::MAX)).max(1);
     let target_report = ServerReport::new(&args.url.url, target.elapsed, &target.tally);
@@ -98,11 +98,11 @@ pub(super) async fn run(args: &Args) -> Result<Report, Failure> {
 }
 
 fn prepare(args: &Args, run: RunTag) -> Result<Load, Failure> {
-    let looks = Looks {
-        form: match args.api {
-            Api::Segment => Form::Segment,
-            Api::Native if args.binary => Form::Binary,
-            Api::Native => Form::Json,
+    let options = PoolOptions {
+        format: match args.api {
+            Api::Segment => BodyFormat::Segment,
+            Api::Native if args.binary => BodyFormat::Binary,
+            Api::Native => BodyFormat::Json,
         },
         seed: args.seed,
         app_ids: args.app_ids(),
@@ -112,14 +112,14 @@ fn prepare(args: &Args, run: RunTag) -> Result<Load, Failure> {
         return Err(Failure::usage("the API key holds a character that a header cannot carry"));
     }
     let mut load = Load {
-        pool: Pool::render(&looks, run).map_err(Failure::failed)?,
+        pool: Pool::render(&options, run).map_err(Failure::failed)?,
         batch_events: args.batch as usize,
         connections: args.connections as usize,
         threads: args.threads.min(args.connections) as usize,
         api_key: args.api_key.clone(),
-        app_id: looks.app_ids.first().filter(|app| !app.is_empty()).map_or(APP_DEFAULT, String::as_str).to_owned(),
-        stock: None,
-        // The messages of Segment's API always have one.
+        app_id: options.app_ids.first().filter(|app| !app.is_empty()).map_or(APP_DEFAULT, String::as_str).to_owned(),
+        prepared: None,
+        // Messages of Segment's API always have one.
         idempotency_keys: args.idempotency_keys || args.api == Api::Segment,
         rate: args.rate,
         count: args.count,
@@ -129,14 +129,14 @@ fn prepare(args: &Args, run: RunTag) -> Result<Load, Failure> {
     };
     if let Some((encoding, count)) = args.encoding.zip(args.count) {
         note(&format!("Compressing the bodies of {count} events"));
-        let stock = Stock::prepare(&load.pool, encoding, (count, load.batch_events), load.single());
-        load.stock = Some(stock.map_err(|error| Failure::failed(format!("cannot compress: {error}")))?);
+        let prepared = PreparedBodies::prepare(&load.pool, encoding, (count, load.batch_events), load.single());
+        load.prepared = Some(prepared.map_err(|error| Failure::failed(format!("cannot compress: {error}")))?);
     }
     Ok(load)
 }
 
-/// Says at once that nobody listens, instead of measuring it.
-async fn reach(target: &Target, tls: &Arc<ClientConfig>) -> Result<(), Failure> {
+/// Fails early if the server cannot be reached, instead of measuring that.
+async fn check_reachable(target: &Target, tls: &Arc<ClientConfig>) -> Result<(), Failure> {
     let security = target.security(tls);
     let connected = async { Connection::open(target.resolve().await?, security.as_ref()).await };
     connected.await.map(drop).map_err(|error| {
@@ -145,28 +145,28 @@ async fn reach(target: &Target, tls: &Arc<ClientConfig>) -> Result<(), Failure> 
     })
 }
 
-/// Runs the load: against the target alone, or in turns against it and the baseline.
+/// Runs the load against the target alone, or in turns against it and the baseline.
 async fn measure(
     args: &Args,
     load: &Arc<Load>,
     tls: &Arc<ClientConfig>,
-    hooks: &Hooks,
-) -> Result<(Share, Share), Failure> {
-    let (mut target, mut baseline) = (Share::default(), Share::default());
+    hooks: &WebhookRun,
+) -> Result<(ServerRun, ServerRun), Failure> {
+    let (mut target, mut baseline) = (ServerRun::default(), ServerRun::default());
     let duration = args.duration.unwrap_or(DURATION_DEFAULT);
     let progress = Progress::new(args, duration);
     let Some(baseline_url) = &args.baseline_url else {
         let length = args.count.is_none().then_some(duration);
-        slice(load, (&args.url, tls), length, hooks.flights.clone(), &mut target, &progress).await?;
+        slice(load, (&args.url, tls), length, hooks.round_trips.clone(), &mut target, &progress).await?;
         return Ok((target, baseline));
     };
     let mut left = duration;
     while !left.is_zero() && !load.stop.is_cancelled() {
         let length = left.min(args.slice);
-        for (url, share, flights) in
-            [(&args.url, &mut target, hooks.flights.clone()), (baseline_url, &mut baseline, None)]
+        for (url, share, round_trips) in
+            [(&args.url, &mut target, hooks.round_trips.clone()), (baseline_url, &mut baseline, None)]
         {
-            slice(load, (url, tls), Some(length), flights, share, &progress).await?;
+            slice(load, (url, tls), Some(length), round_trips, share, &progress).await?;
             load.stop.run_until_cancelled(tokio::time::sleep(args.rest)).await;
         }
         left -= length;
@@ -178,8 +178,8 @@ async fn slice(
     load: &Arc<Load>,
     (target, tls): (&Target, &Arc<ClientConfig>),
     length: Option<Duration>,
-    flights: Option<Arc<Flights>>,
-    share: &mut Share,
+    round_trips: Option<Arc<RoundTrips>>,
+    share: &mut ServerRun,
     progress: &Progress,
 ) -> Result<(), Failure> {
     let address = target.resolve().await;
@@ -192,7 +192,7 @@ async fn slice(
         started,
         until: length.map(|length| started + length),
         next_slot: AtomicU64::new(0),
-        flights,
+        round_trips,
     });
     let workers = (0..load.threads).map(|thread| {
         let (load, slice) = (load.clone(), slice.clone());
@@ -213,34 +213,34 @@ async fn slice(
     Ok(())
 }
 
-/// The webhook side of a run, if it has one.
-struct Hooks {
-    flights: Option<Arc<Flights>>,
+/// The webhook part of a run, if any.
+struct WebhookRun {
+    round_trips: Option<Arc<RoundTrips>>,
     listener: Option<Listener>,
     registration: Option<Registration>,
 }
 
-impl Hooks {
+impl WebhookRun {
     async fn start(args: &Args, run: RunTag) -> Result<Self, Failure> {
         let Some(address) = args.webhook_listen else {
-            return Ok(Self { flights: None, listener: None, registration: None });
+            return Ok(Self { round_trips: None, listener: None, registration: None });
         };
-        let flights = Arc::new(Flights::default());
-        let listener = Listener::start(address, run, flights.clone()).await?;
+        let round_trips = Arc::new(RoundTrips::default());
+        let listener = Listener::start(address, run, round_trips.clone()).await?;
         let registration = if args.setup_webhook {
             Some(Registration::create(&args.admin, run, &listener.url).await?)
         } else {
             note(&format!("Webhooks are received at {}", listener.url));
             None
         };
-        Ok(Self { flights: Some(flights), listener: Some(listener), registration })
+        Ok(Self { round_trips: Some(round_trips), listener: Some(listener), registration })
     }
 
-    /// Waits for what is still on its way, then takes down what was set up.
+    /// Waits for outstanding webhooks, then removes what was set up.
     async fn finish(self, timeout: Duration, stop: &CancellationToken) -> Option<super::report::WebhookReport> {
-        let flights = self.flights?;
+        let round_trips = self.round_trips?;
         let deadline = Instant::now() + timeout;
-        while flights.missing() > 0 && Instant::now() < deadline && !stop.is_cancelled() {
+        while round_trips.missing() > 0 && Instant::now() < deadline && !stop.is_cancelled() {
             stop.run_until_cancelled(tokio::time::sleep(WEBHOOKS_PERIOD)).await;
         }
         if let Some(registration) = self.registration {
@@ -249,24 +249,29 @@ impl Hooks {
         if let Some(listener) = self.listener {
             listener.stop().await;
         }
-        Some((&flights.landings()).into())
+        Some((&round_trips.summary()).into())
     }
 }
 
-async fn audit(args: &Args, run: RunTag, load: &Load, tally: &Tally) -> Result<Option<Verification>, Failure> {
+async fn verify_warehouse(
+    args: &Args,
+    run: RunTag,
+    load: &Load,
+    tally: &Tally,
+) -> Result<Option<Verification>, Failure> {
     let Some(dir) = args.verify.clone() else { return Ok(None) };
-    // Ctrl-C during the load ends the load; the check of what was accepted so far still runs, and
-    // a second Ctrl-C ends the process.
+    // Ctrl-C during the load ends the load. The check of the events accepted so far still runs; a second Ctrl-C ends
+    // the process.
     let interrupted_before = load.stop.is_cancelled();
-    let (marks, timeout, stop) = (tally.accepted_marks.clone(), args.verify_timeout, load.stop.clone());
+    let (numbers, timeout, stop) = (tally.accepted_numbers.clone(), args.verify_timeout, load.stop.clone());
     let stopped = move || !interrupted_before && stop.is_cancelled();
-    let mark = if args.api == Api::Segment { Mark::IdempotencyKey } else { Mark::Id };
-    let check = tokio::task::spawn_blocking(move || verify(&dir, (run, mark), &marks, timeout, stopped));
+    let match_by = if args.api == Api::Segment { MatchBy::IdempotencyKey } else { MatchBy::Id };
+    let check = tokio::task::spawn_blocking(move || verify(&dir, (run, match_by), &numbers, timeout, stopped));
     let checked = check.await.map_err(|error| Failure::failed(format!("the check ended early: {error}")))?;
     checked.map(Some).map_err(|error| Failure::failed(format!("cannot verify the warehouse: {error}")))
 }
 
-/// A bar on a terminal, nothing elsewhere.
+/// A progress bar on a terminal, nothing elsewhere.
 struct Progress {
     bar: ProgressBar,
     started: Instant,
@@ -298,11 +303,11 @@ impl Drop for Progress {
     }
 }
 
-/// User and system time of this process; `None` where there is no `/proc`.
+/// User and system time of this process. `None` without `/proc`.
 fn processor_time() -> Option<Duration> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // After the name in parentheses, which may hold blanks: fields 14 and 15 of proc(5), counted
-    // there from 1 with the name as the second, in hundredths of a second.
+    // After the name in parentheses, which may contain spaces: fields 14 and 15 of proc(5), which counts from 1 with
+    // the name as the second, in hundredths of a second.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
     Some(Duration::from_millis(ticks * 10))

@@ -1,30 +1,30 @@
-//! What became of the events and requests of a run.
+//! Counts of events and requests of a run, by outcome.
 
 use std::collections::BTreeMap;
 
 use super::histogram::Histogram;
-use super::marks::Marks;
+use super::number_set::NumberSet;
 
-/// Counts of one worker, merged at the end: nothing is shared while the load runs.
+/// Counts of one worker, merged at the end. Nothing is shared during the load.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     pub(super) requests: u64,
     pub(super) accepted: u64,
     pub(super) duplicates: u64,
-    /// Events with a verdict of their own that is not "accepted".
+    /// Events with their own outcome other than "accepted".
     pub(super) rejected: u64,
-    /// Events of requests that got an answer other than 2xx, and were not sent again.
+    /// Events of requests with a response other than 2xx that were not retried.
     pub(super) refused: u64,
-    /// Events of requests without an answer: they may be stored or not.
+    /// Events of requests without a response. They may be stored or not.
     pub(super) unacknowledged: u64,
-    /// Requests sent again, after 429, 503 or a broken connection.
+    /// Requests retried after 429, 503 or a broken connection.
     pub(super) retries: u64,
     pub(super) broken_connections: u64,
     pub(super) statuses: BTreeMap<u16, u64>,
     pub(super) latency: Histogram,
     /// The numbers of the accepted events.
-    pub(super) accepted_marks: Marks,
-    /// The first thing that went wrong, in words.
+    pub(super) accepted_numbers: NumberSet,
+    /// The first problem, in words.
     pub(super) first_problem: Option<String>,
 }
 
@@ -42,7 +42,7 @@ impl Tally {
             *self.statuses.entry(*status).or_default() += count;
         }
         self.latency.merge(&other.latency);
-        self.accepted_marks.merge(&other.accepted_marks);
+        self.accepted_numbers.merge(&other.accepted_numbers);
         if self.first_problem.is_none() {
             self.first_problem.clone_from(&other.first_problem);
         }

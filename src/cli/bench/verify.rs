@@ -1,16 +1,16 @@
-//! Are the accepted events in the warehouse, each of them once?
+//! Checks that the accepted events are in the warehouse, each exactly once.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::identity::RunTag;
-use super::marks::Marks;
+use super::number_set::NumberSet;
+use super::run_ids::RunTag;
 use crate::base::errors::chain;
 use crate::warehouse;
 
-/// Between two looks at the files; the sink writes every few seconds.
+/// Pause between two scans. The sink writes every few seconds.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -18,9 +18,9 @@ pub(super) struct Verification {
     pub(super) accepted: u64,
     pub(super) found: u64,
     pub(super) lost: u64,
-    /// Rows that repeat the id of another row.
+    /// Rows with the id of another row.
     pub(super) doubled: u64,
-    /// Rows of events that were sent, and never acknowledged: neither lost nor doubled.
+    /// Rows of events that were sent and never acknowledged: neither lost nor doubled.
     pub(super) unacknowledged_but_present: u64,
     pub(super) waited_seconds: f64,
 }
@@ -31,32 +31,31 @@ impl Verification {
     }
 }
 
-/// Where an event's number stands in the warehouse.
+/// The column with the event's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mark {
+pub(super) enum MatchBy {
     Id,
     IdempotencyKey,
 }
 
-/// Looks until all accepted events are there once, or `timeout` has passed, or `stopped` says so.
-/// Blocks.
+/// Scans until all accepted events are found once, `timeout` has passed, or `stopped` returns `true`. Blocks.
 pub(super) fn verify(
     dir: &Path,
-    (run, mark): (RunTag, Mark),
-    accepted: &Marks,
+    (run, match_by): (RunTag, MatchBy),
+    accepted: &NumberSet,
     timeout: Duration,
     stopped: impl Fn() -> bool,
 ) -> Result<Verification, String> {
     let started = Instant::now();
     loop {
         let looking = Instant::now();
-        let looked = look(dir, (run, mark), accepted);
-        // Reading millions of ids takes processor time from the sink that is waited for.
+        let looked = scan(dir, (run, match_by), accepted);
+        // Scanning millions of ids takes processor time from the sink that it waits for.
         let pause = PAUSE.max(looking.elapsed());
         let waited = started.elapsed();
         let last = waited >= timeout || stopped();
         match looked {
-            // Files come while they are read: only the last look's error counts.
+            // Files appear during the scan, so only the last scan's error counts.
             Err(error) if last => return Err(error),
             Err(_) => {}
             Ok(mut seen) => {
@@ -70,8 +69,8 @@ pub(super) fn verify(
     }
 }
 
-fn look(dir: &Path, (run, mark): (RunTag, Mark), accepted: &Marks) -> Result<Verification, String> {
-    let mut present = Marks::default();
+fn scan(dir: &Path, (run, match_by): (RunTag, MatchBy), accepted: &NumberSet) -> Result<Verification, String> {
+    let mut present = NumberSet::default();
     let mut doubled = 0;
     let each = |id: &str| {
         if let Some(number) = run.number(id)
@@ -80,9 +79,9 @@ fn look(dir: &Path, (run, mark): (RunTag, Mark), accepted: &Marks) -> Result<Ver
             doubled += 1;
         }
     };
-    let scanned = match mark {
-        Mark::Id => warehouse::scan_ids(dir, each),
-        Mark::IdempotencyKey => warehouse::scan_keys(dir, each),
+    let scanned = match match_by {
+        MatchBy::Id => warehouse::scan_ids(dir, each),
+        MatchBy::IdempotencyKey => warehouse::scan_keys(dir, each),
     };
     scanned.map_err(|error| chain(&error))?;
     let (accepted_count, found) = (accepted.len(), accepted.common(&present));
@@ -105,7 +104,7 @@ mod tests {
     use parquet::arrow::ArrowWriter;
 
     use super::*;
-    use crate::cli::bench::identity::{IdTime, patch_id};
+    use crate::cli::bench::run_ids::{IdTime, patch_id};
 
     fn write(path: &Path, ids: Vec<String>) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -132,19 +131,19 @@ mod tests {
         let other = uuid::Uuid::now_v7().to_string();
         write(&dir.path().join("app_id=b/events_2.parquet"), vec![id(30_000), other]);
         std::fs::write(dir.path().join("app_id=b/notes.txt"), "not parquet").unwrap();
-        let mut accepted = Marks::default();
+        let mut accepted = NumberSet::default();
         accepted.add_range(0, 20_000);
-        let clean = verify(dir.path(), (run, Mark::Id), &accepted, Duration::ZERO, || false).unwrap();
+        let clean = verify(dir.path(), (run, MatchBy::Id), &accepted, Duration::ZERO, || false).unwrap();
         assert_eq!((clean.found, clean.unacknowledged_but_present), (20_000, 1));
         assert!(clean.is_clean());
 
         accepted.add_range(40_000, 3);
         write(&dir.path().join("events_3.parquet"), vec![id(7), id(8)]);
-        let wrong = verify(dir.path(), (run, Mark::Id), &accepted, Duration::from_millis(10), || false).unwrap();
+        let wrong = verify(dir.path(), (run, MatchBy::Id), &accepted, Duration::from_millis(10), || false).unwrap();
         assert_eq!((wrong.accepted, wrong.found, wrong.lost, wrong.doubled), (20_003, 20_000, 3, 2));
 
         std::fs::write(dir.path().join("events_4.parquet"), "torn").unwrap();
-        let error = verify(dir.path(), (run, Mark::Id), &accepted, Duration::ZERO, || false).unwrap_err();
+        let error = verify(dir.path(), (run, MatchBy::Id), &accepted, Duration::ZERO, || false).unwrap_err();
         assert!(error.contains("events_4.parquet"), "{error}");
     }
 }

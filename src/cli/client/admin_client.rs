@@ -1,6 +1,6 @@
-//! A small client of the admin API: JSON in and out, problem documents as sentences.
+//! A client of the admin API: JSON in and out, problem documents as sentences.
 //!
-//! Invariant: every answer is bounded in size and time. The token is sent as a bearer and never printed.
+//! Invariant: every response is bounded in size and time. The token is sent as a bearer token and never printed.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -60,19 +60,23 @@ impl AdminClient {
         self.call(Method::GET, path, None).await?.succeed()
     }
 
-    /// `None` when there is no such document.
+    /// `None` if there is no such document.
     pub(crate) async fn find(&self, path: &str) -> Result<Option<Value>, Failure> {
         let answer = self.call(Method::GET, path, None).await?;
         if answer.status == StatusCode::NOT_FOUND { Ok(None) } else { answer.succeed().map(Some) }
     }
 
-    /// A document's body, or none: what `POST` does is up to the path.
+    /// Sends a document, or no body. The meaning of `POST` depends on the path.
     pub(crate) async fn post(&self, path: &str, document: Option<&Value>) -> Result<Value, Failure> {
         self.call(Method::POST, path, document).await?.succeed()
     }
 
-    /// As [`Self::post`] of a document that may be wrong, which is no failure of the request: what is wrong with it.
-    pub(crate) async fn post_judged(&self, path: &str, document: &Value) -> Result<Result<Value, Vec<Wrong>>, Failure> {
+    /// Like [`Self::post`], for a document that may be invalid: returns its errors instead of a failure.
+    pub(crate) async fn post_for_validation(
+        &self,
+        path: &str,
+        document: &Value,
+    ) -> Result<Result<Value, Vec<InvalidField>>, Failure> {
         let answer = self.call(Method::POST, path, Some(document)).await?;
         if answer.status == StatusCode::UNPROCESSABLE_ENTITY
             && let Ok(problem) = serde_json::from_slice::<Problem>(&answer.body)
@@ -87,7 +91,7 @@ impl AdminClient {
         self.call(Method::DELETE, path, None).await?.succeed()
     }
 
-    /// Up to `limit` documents of a list, all pages walked; `filters` are query parameters.
+    /// Up to `limit` documents of a list, over all pages. `filters` are query parameters.
     pub(crate) async fn list(
         &self,
         collection: &str,
@@ -112,7 +116,7 @@ impl AdminClient {
             let is_empty = more.is_empty();
             items.extend(more);
             match page.get("next") {
-                // A list that is gone through with filters may have pages without items.
+                // A filtered list may have pages without items.
                 Some(Value::String(next)) if !is_empty || cursor.as_ref() != Some(next) => cursor = Some(next.clone()),
                 _ => break,
             }
@@ -173,27 +177,27 @@ impl AdminClient {
     }
 }
 
-/// One thing that the server finds wrong.
+/// One error in a document.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Wrong {
-    /// RFC 6901, into the document that was sent.
+pub(crate) struct InvalidField {
+    /// JSON pointer (RFC 6901) into the document that was sent.
     pub(crate) pointer: String,
     pub(crate) detail: String,
 }
 
 #[derive(Deserialize)]
 struct Problem {
-    errors: Vec<Wrong>,
+    errors: Vec<InvalidField>,
 }
 
-/// An answer whose body was read whole.
+/// A response with its whole body.
 struct Answer {
     status: StatusCode,
     body: Bytes,
 }
 
 impl Answer {
-    /// The document of a 2xx; any other answer as a failure.
+    /// The document of a 2xx response. Any other status is a failure.
     fn succeed(self) -> Result<Value, Failure> {
         if !self.status.is_success() {
             return Err(problem(self.status, &self.body));
@@ -207,10 +211,10 @@ impl Answer {
     }
 }
 
-/// What a listener of ours says that has no such path at all: the gateway of every path of the admin API.
+/// The detail that our listeners send for an unknown path, such as the gateway for every path of the admin API.
 const NO_SUCH_PATH: &str = "There is nothing at this path.";
 
-/// `title: detail`, then a line for every entry of `errors`; what to do where the status says it.
+/// `title: detail`, then one line per entry of `errors`, and advice for some statuses.
 fn problem(status: StatusCode, body: &[u8]) -> Failure {
     let document: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let reason = status.canonical_reason().unwrap_or("error");
@@ -231,7 +235,7 @@ fn problem(status: StatusCode, body: &[u8]) -> Failure {
     Failure::failed(message)
 }
 
-/// An error with its sources, since the outermost of a connect error says next to nothing.
+/// The innermost source of an error: the outermost one of a connect error says next to nothing.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
@@ -240,7 +244,7 @@ fn causes(error: &dyn std::error::Error) -> String {
     innermost.to_string()
 }
 
-/// RFC 3986: everything but the unreserved characters, so that a name may hold a slash.
+/// Encodes everything but unreserved characters (RFC 3986), so that a name may contain a slash.
 pub(crate) fn percent_encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -264,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_all_its_pages_up_to_the_limit() {
+    fn a_list_has_all_pages_up_to_the_limit() {
         let peer = ScriptedPeer::start(&[
             ("200 OK", r#"{"items":[1,2],"next":"a b"}"#),
             ("200 OK", r#"{"items":[3,4],"next":"c"}"#),
@@ -309,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn names_travel_in_paths() {
+    fn names_are_encoded_in_paths() {
         assert_eq!(percent_encoded("big purchase/é-1.2_~"), "big%20purchase%2F%C3%A9-1.2_~");
     }
 

@@ -1,4 +1,4 @@
-//! Where the admin API is: the flags, the environment and the settings that say so.
+//! The address of the admin API, from flags, the environment and the settings.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::cli::failure::Failure;
 use crate::config::{self, Address};
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9090";
-/// The settings of the listener, by their names in the environment.
+/// Settings of the listener, by their names in the environment.
 const ADMIN_ADDR: &str = "ADMIN_ADDR";
 const ADMIN_TLS_CERT_FILE: &str = "ADMIN_TLS_CERT_FILE";
 
@@ -38,10 +38,10 @@ pub(crate) struct AdminArgs {
 }
 
 impl AdminArgs {
-    /// Where to look: what the command line says, then the environment, then the settings' file, then their default.
+    /// The base URL: from the command line, else the environment, else the settings file, else the default.
     pub(super) fn base_url(&self) -> Result<String, Failure> {
         if let Some(url) = &self.admin_url {
-            // Not by the parser of the flag, whose refusal repeats the value.
+            // Not checked by the flag's value parser, whose error would repeat the value.
             if url.contains('@') {
                 let advice = "--admin-url must not hold a user or password: CAUSALITY_ADMIN_TOKEN gives access";
                 return Err(Failure::usage(advice));
@@ -82,12 +82,12 @@ pub(super) fn from_environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.trim().is_empty())
 }
 
-/// How many of a list are asked for: none is a slip.
+/// Parses the number of items to list. Zero is a mistake.
 pub(crate) fn limit(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|limit| *limit > 0).ok_or_else(|| "must be a whole number from 1".to_owned())
 }
 
-/// An `http` or `https` URL with a host and no query, its trailing slashes taken off.
+/// Parses an `http` or `https` URL with a host and no query, and removes trailing slashes.
 fn http_url(text: &str) -> Result<String, String> {
     let uri: Uri = text.parse().map_err(|e| format!("not a URL: {e}"))?;
     match (uri.scheme_str(), uri.host(), uri.query()) {
@@ -98,7 +98,7 @@ fn http_url(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 impl AdminArgs {
-    /// Of a server at this URL.
+    /// For a server at this URL.
     pub(crate) fn at(url: &str) -> Self {
         Self {
             admin_url: Some(url.to_owned()),
@@ -117,7 +117,7 @@ mod tests {
     use crate::cli::ExitStatus;
 
     #[test]
-    fn the_settings_say_where_to_look_unless_the_command_line_does() {
+    fn the_url_comes_from_the_command_line_or_the_settings() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("causality.toml");
         std::fs::write(&file, "admin_addr = \"10.1.2.3:7001\"\n").unwrap();

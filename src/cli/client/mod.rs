@@ -1,6 +1,6 @@
-//! The client of the admin API that the commands share: where the server is, how it is trusted, and what is sent.
+//! The admin API client that the commands share: address, token, TLS and requests.
 //!
-//! Knows paths and documents, not what a command does with them.
+//! Knows paths and documents, not what commands do with them.
 
 mod args;
 mod token;
@@ -11,5 +11,5 @@ pub(in crate::cli) mod tls;
 #[cfg(test)]
 pub(in crate::cli) mod scripted_peer;
 
-pub(in crate::cli) use admin_client::{AdminClient, Wrong, percent_encoded};
+pub(in crate::cli) use admin_client::{AdminClient, InvalidField, percent_encoded};
 pub(in crate::cli) use args::{AdminArgs, limit};

@@ -1,4 +1,4 @@
-//! A peer for tests: a listener that answers one request a connection, from a script.
+//! A peer for tests: a listener that answers one request per connection, from a script.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ pub(crate) struct ScriptedPeer {
 }
 
 impl ScriptedPeer {
-    /// Answers with a status line's end and a body each: `("404 Not Found", "{}")`.
+    /// Answers each request with the rest of a status line and a body: `("404 Not Found", "{}")`.
     pub(crate) fn start(script: &[(&str, &str)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -36,7 +36,7 @@ impl ScriptedPeer {
         Self { url, serving }
     }
 
-    /// The requests it got, heads and bodies, once the script has ended.
+    /// The requests that it received, with bodies, after the end of the script.
     pub(crate) fn requests(self) -> Vec<String> {
         self.serving.join().unwrap()
     }

@@ -1,4 +1,4 @@
-//! Whom the commands trust when they speak HTTPS, and how they prove who they are.
+//! TLS for the commands: trusted authorities and the client certificate.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -68,11 +68,11 @@ fn wrong(flag: &str, path: &Path, error: &dyn std::fmt::Display) -> Failure {
     Failure::usage(format!("{flag} {}: {error}", path.display()))
 }
 
-/// What to do about an error of a connection that TLS ended, if it did.
+/// Advice for a connection error that TLS caused, if it did.
 pub(crate) fn advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        // What an I/O error wraps is not its source.
+        // The error wrapped in an I/O error is not its source.
         let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         let failure = error.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
         if let Some(failure) = failure {

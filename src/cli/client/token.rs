@@ -1,6 +1,7 @@
-//! The token that a command shows to the admin API.
+//! The token for the admin API.
 //!
-//! Invariant: the ADMIN_TOKEN of the settings goes to the process that these settings name, never to another address.
+//! Invariant: the ADMIN_TOKEN of the settings is sent only to the process that these settings describe, never to
+//! another address.
 
 use std::path::{Path, PathBuf};
 
@@ -8,13 +9,13 @@ use super::args::AdminArgs;
 use crate::cli::failure::Failure;
 use crate::config;
 
-/// The client's own.
+/// The client's own variables.
 const TOKEN: &str = "CAUSALITY_ADMIN_TOKEN";
 const TOKEN_FILE: &str = "CAUSALITY_ADMIN_TOKEN_FILE";
 /// The setting of the process.
 const ADMIN_TOKEN: &str = "ADMIN_TOKEN";
 
-/// What the command line says, then the environment, then the settings.
+/// The token from the command line, else the environment, else the settings.
 pub(crate) fn of(args: &AdminArgs, environment: impl Fn(&str) -> Option<String>) -> Result<Option<String>, Failure> {
     if let Some(token) = &args.admin_token {
         return Ok(Some(token.clone()));
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_comes_from_where_it_is_said_and_goes_where_it_belongs() {
+    fn tokens_come_from_the_documented_sources_and_stay_with_their_process() {
         let dir = tempfile::tempdir().unwrap();
         let [file, other] = ["token", "other"].map(|name| dir.path().join(name));
         std::fs::write(&file, "of-file\n").unwrap();

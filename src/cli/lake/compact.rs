@@ -1,4 +1,4 @@
-//! `causality lake compact`: makes small files into few large ones.
+//! `causality lake compact`: merges small files into few large ones.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,8 +8,8 @@ use futures_util::{StreamExt as _, stream};
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar};
 use jiff::Timestamp;
 
-use super::partitions::{BUSY_PATIENCE, BUSY_PAUSE, app_id, failed, partitions_together};
-use super::progress::{bar, shown_on};
+use super::partitions::{LEASE_POLL_PAUSE, LEASE_WAIT_MAX, app_id, concurrent_partitions, failed};
+use super::progress::{bar, progress_on};
 use super::survey::survey;
 use crate::app::Lake;
 use crate::cli::run::Layers;
@@ -46,13 +46,13 @@ impl CompactArgs {
         PartitionFilter {
             app_id: self.app.clone(),
             from_hour: self.from.map(hour),
-            // The hour in which it lies counts as before it, unless it begins there.
+            // The hour that contains the time counts as before it, unless it starts there.
             to_hour: self.to.map(|at| (at.as_second() + 3_599).div_euclid(3_600)),
         }
     }
 }
 
-/// What became of all partitions.
+/// Totals over all partitions.
 #[derive(Default)]
 struct Totals {
     partitions: u64,
@@ -106,7 +106,7 @@ pub(super) async fn compact(args: &CompactArgs, lake: &Lake) -> Result<(), Failu
             Err(error) => totals.problems.push(format!("{partition}: {error}")),
         }
     };
-    stream::iter(&status.candidates).for_each_concurrent(partitions_together(), work).await;
+    stream::iter(&status.candidates).for_each_concurrent(concurrent_partitions(), work).await;
     let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     bar.finish_and_clear();
     output::print(&report(&totals))?;
@@ -116,16 +116,16 @@ pub(super) async fn compact(args: &CompactArgs, lake: &Lake) -> Result<(), Failu
     Err(Failure::failed(totals.problems.join("\n")))
 }
 
-/// Waits for a lease that is not over yet.
+/// Compacts one partition; waits while another worker has its lease.
 async fn one(lake: &Lake, candidate: &Candidate, bar: &ProgressBar) -> Result<CompactionOutcome, WarehouseError> {
-    let (told, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let (reported, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
     loop {
-        let outcome = lake.warehouse.compact(&candidate.partition, &lake.settings, shown_on(bar, &told)).await;
-        if matches!(outcome, Ok(CompactionOutcome::Busy)) && began.elapsed() < BUSY_PATIENCE {
-            tokio::time::sleep(BUSY_PAUSE).await;
+        let outcome = lake.warehouse.compact(&candidate.partition, &lake.settings, progress_on(bar, &reported)).await;
+        if matches!(outcome, Ok(CompactionOutcome::Busy)) && began.elapsed() < LEASE_WAIT_MAX {
+            tokio::time::sleep(LEASE_POLL_PAUSE).await;
             continue;
         }
-        bar.inc(candidate.bytes.saturating_sub(told.load(Ordering::Relaxed)));
+        bar.inc(candidate.bytes.saturating_sub(reported.load(Ordering::Relaxed)));
         return outcome;
     }
 }
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_names_what_was_not_done() {
+    fn the_report_names_what_was_left_out() {
         let partition = Partition { app_id: "shop".to_owned(), hour: 491_000 };
         let mut totals = Totals::default();
         let done = Compacted { files_read: 5, files_written: 1, rows: 10, repeated: 2, ..Compacted::default() };

@@ -1,7 +1,7 @@
-//! `causality lake erase`: one person's events go, from the bus, the store and the lake.
+//! `causality lake erase`: erases one person's events from the bus, the store and the lake.
 //!
-//! Invariant: the lake comes last, after the running processes say that nothing of the person is on its way there any more.
-//! Every step may be repeated; whoever is stopped begins anew and finds less to do.
+//! Invariant: the lake comes last, after the running processes report that no event of the person is still on its way
+//! there. Every step can be repeated: an erasure that was stopped starts over and finds less to do.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,10 +12,10 @@ use indicatif::{HumanBytes, HumanCount, ProgressBar};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::partitions::{BUSY_PATIENCE, BUSY_PAUSE, app_id, failed, partitions_together};
-use super::processes::Asking;
-use super::progress::{shown_on, unbounded_bar};
-use super::receipt::{OfLake, Receipt, text};
+use super::partitions::{LEASE_POLL_PAUSE, LEASE_WAIT_MAX, app_id, concurrent_partitions, failed};
+use super::processes::ErasureClient;
+use super::progress::{progress_on, unbounded_bar};
+use super::receipt::{LakeCounts, Receipt, text};
 use crate::app::Lake;
 use crate::cli::client::AdminArgs;
 use crate::cli::run::Layers;
@@ -23,7 +23,7 @@ use crate::cli::{Failure, output};
 use crate::event::{self, Person, PersonId};
 use crate::warehouse::{Erased, ErasureOutcome, PersonSearch, PersonalFiles, WarehouseError};
 
-/// Times that one partition is begun anew because others changed its files.
+/// Attempts per partition when other workers keep changing its files.
 const ATTEMPTS_MAX: u32 = 5;
 
 /// Irreversible. Says what it removed, and when the last old file is gone: that is the receipt.
@@ -80,7 +80,7 @@ impl EraseArgs {
         Person { id, app_id: self.app.clone() }
     }
 
-    /// As the admin API is asked.
+    /// The request for the admin API.
     fn document(&self) -> Value {
         let mut document = json!({});
         let members = [("device_id", &self.device), ("user_id", &self.user), ("app_id", &self.app)];
@@ -99,12 +99,12 @@ pub(super) async fn erase(args: &EraseArgs, lake: &Lake) -> Result<(), Failure> 
         return output::print(&plan(&search(lake, &person).await?));
     }
     let mut left = Vec::new();
-    let mut asking = match args.lake_only {
+    let mut processes = match args.lake_only {
         true => None,
-        false => Some(Asking::new(&args.admin, args.document())?),
+        false => Some(ErasureClient::new(&args.admin, args.document())?),
     };
-    if let Some(asking) = &mut asking {
-        asking.until_settled(args.wait, &mut left).await?;
+    if let Some(processes) = &mut processes {
+        processes.erase_all(args.wait, &mut left).await?;
     }
     let found = search(lake, &person).await?;
     left.extend(found.unreadable.iter().map(|file| format!("{file}: it cannot be read")));
@@ -122,7 +122,7 @@ pub(super) async fn erase(args: &EraseArgs, lake: &Lake) -> Result<(), Failure> 
         requested_at,
         finished_at,
         processes: None,
-        lake: OfLake {
+        lake: LakeCounts {
             files_searched: found.files,
             partitions: found.found.len() as u64,
             files_replaced: erased.files_replaced,
@@ -135,8 +135,8 @@ pub(super) async fn erase(args: &EraseArgs, lake: &Lake) -> Result<(), Failure> 
         is_complete: left.is_empty(),
         left,
     };
-    if let Some(asking) = asking {
-        receipt.processes = Some(asking.told_of(&receipt).await?);
+    if let Some(processes) = processes {
+        receipt.processes = Some(processes.report_lake(&receipt).await?);
     }
     if args.admin.json {
         output::print_json(&receipt)?
@@ -163,7 +163,7 @@ async fn search(lake: &Lake, person: &Person) -> Result<PersonSearch, Failure> {
     found.map_err(|error| failed(&error))
 }
 
-/// Of all partitions that have rows of the person, several at once.
+/// Erases from all partitions with rows of the person, several concurrently.
 async fn erase_all(lake: &Lake, person: &Person, found: &[PersonalFiles], left: &mut Vec<String>) -> Erased {
     let bar = unbounded_bar("{elapsed:>4} [{bar:32}] {bytes}/{total_bytes} {msg}");
     bar.set_length(found.iter().map(|found| found.bytes).sum());
@@ -177,22 +177,23 @@ async fn erase_all(lake: &Lake, person: &Person, found: &[PersonalFiles], left: 
             Err(why) => all.1.push(format!("{}: {why}", found.partition)),
         }
     };
-    stream::iter(found).for_each_concurrent(partitions_together(), one).await;
+    stream::iter(found).for_each_concurrent(concurrent_partitions(), one).await;
     bar.finish_and_clear();
     let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
     left.append(&mut all.1);
     std::mem::take(&mut all.0)
 }
 
-/// Waits for a lease that is not over yet.
+/// Erases from one partition; waits while another worker has its lease.
 async fn erase_one(lake: &Lake, person: &Person, found: &PersonalFiles, bar: &ProgressBar) -> Result<Erased, String> {
     let (began, mut attempt) = (Instant::now(), 1);
-    let told = Arc::new(AtomicU64::new(0));
+    let reported = Arc::new(AtomicU64::new(0));
     loop {
-        let outcome = lake.warehouse.erase(&found.partition, &person.id, &lake.settings, shown_on(bar, &told)).await;
+        let outcome =
+            lake.warehouse.erase(&found.partition, &person.id, &lake.settings, progress_on(bar, &reported)).await;
         match outcome.map_err(|error: WarehouseError| error.to_string())? {
             ErasureOutcome::Done(erased) => return Ok(erased),
-            ErasureOutcome::Busy if began.elapsed() < BUSY_PATIENCE => tokio::time::sleep(BUSY_PAUSE).await,
+            ErasureOutcome::Busy if began.elapsed() < LEASE_WAIT_MAX => tokio::time::sleep(LEASE_POLL_PAUSE).await,
             ErasureOutcome::Overtaken if attempt < ATTEMPTS_MAX => attempt += 1,
             ErasureOutcome::Busy | ErasureOutcome::Overtaken => {
                 return Err("another worker has it all the time: do this again".to_owned());

@@ -1,10 +1,10 @@
-//! `causality lake expire`: removes what is older than its retention, by hand.
+//! `causality lake expire`: removes partitions older than the retention.
 
 use std::time::Instant;
 
 use indicatif::{HumanBytes, HumanCount};
 
-use super::partitions::{BUSY_PATIENCE, BUSY_PAUSE, app_id};
+use super::partitions::{LEASE_POLL_PAUSE, LEASE_WAIT_MAX, app_id};
 use super::progress::bar;
 use super::survey::old_partitions;
 use crate::app::Lake;
@@ -30,14 +30,14 @@ impl ExpireArgs {
     }
 }
 
-/// What became of all partitions.
+/// Totals over all partitions.
 #[derive(Default)]
 struct Totals {
     partitions: u64,
     files: u64,
     bytes: u64,
     busy: u64,
-    /// Files that stay in partitions that were removed.
+    /// Files left in partitions that were removed.
     left: Vec<String>,
     problems: Vec<String>,
 }
@@ -63,7 +63,7 @@ pub(super) async fn expire(args: &ExpireArgs, lake: &Lake) -> Result<(), Failure
             bar.inc(1);
         }
         bar.finish_and_clear();
-        // More than one look names.
+        // There are more partitions than one listing returns.
         if !found.more || totals.partitions == before || !totals.problems.is_empty() {
             break;
         }
@@ -79,15 +79,15 @@ async fn look(lake: &Lake, app_id: Option<&str>) -> Result<OldPartitions, Failur
     old_partitions(lake, app_id, bar(None, "{elapsed:>4} {spinner} {msg}")).await
 }
 
-/// Waits for a lease that is not over yet.
+/// Removes one partition; waits while another worker has its lease.
 async fn one(lake: &Lake, old: &OldPartition) -> Result<Expiry, WarehouseError> {
     let (began, retention) = (Instant::now(), lake.retention.clone().unwrap_or_default());
     loop {
         let expiry = lake.warehouse.expire(old, &retention).await;
-        if !matches!(expiry, Ok(Expiry::Busy)) || began.elapsed() >= BUSY_PATIENCE {
+        if !matches!(expiry, Ok(Expiry::Busy)) || began.elapsed() >= LEASE_WAIT_MAX {
             return expiry;
         }
-        tokio::time::sleep(BUSY_PAUSE).await;
+        tokio::time::sleep(LEASE_POLL_PAUSE).await;
     }
 }
 
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_plan_names_apps_and_hours_and_the_report_what_stays() {
+    fn the_plan_names_apps_and_hours_and_the_report_names_files_that_stay() {
         let old = |app: &str, hour| OldPartition {
             partition: Partition { app_id: app.to_owned(), hour },
             files: 2,

@@ -1,4 +1,4 @@
-//! `causality lake`: the table over the Parquet files, by the storage itself; no process need run.
+//! `causality lake`: maintenance of the table, directly on its storage. Needs no running process.
 
 mod partitions;
 mod progress;

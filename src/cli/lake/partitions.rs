@@ -1,4 +1,4 @@
-//! What the commands that work on partitions share: bounds, errors, and waiting for a lease.
+//! What the commands on partitions share: bounds, errors and waiting for a lease.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use crate::cli::Failure;
 use crate::event;
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
-/// How long a partition is waited for that another worker has, or a worker that is gone: its lease ends within this.
-pub(super) const BUSY_PATIENCE: Duration = Duration::from_secs(45);
-pub(super) const BUSY_PAUSE: Duration = Duration::from_secs(1);
-/// Partitions that are worked on at once, where there are as many processors: each takes up to 256 MB.
-const PARTITIONS_TOGETHER_MAX: usize = 4;
+/// How long to wait for a partition that another worker has. The lease of a worker that is gone expires within this.
+pub(super) const LEASE_WAIT_MAX: Duration = Duration::from_secs(45);
+pub(super) const LEASE_POLL_PAUSE: Duration = Duration::from_secs(1);
+/// Partitions processed concurrently, given as many processors. Each takes up to 256 MB.
+const CONCURRENT_PARTITIONS_MAX: usize = 4;
 
 pub(super) fn app_id(text: &str) -> Result<String, String> {
     if event::is_app_id(text) { Ok(text.to_owned()) } else { Err("is no app id".to_owned()) }
@@ -23,7 +23,7 @@ pub(super) fn failed(error: &WarehouseError) -> Failure {
     }
 }
 
-/// How many are worked on at once.
-pub(super) fn partitions_together() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(PARTITIONS_TOGETHER_MAX)
+/// The number of partitions to process concurrently.
+pub(super) fn concurrent_partitions() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(CONCURRENT_PARTITIONS_MAX)
 }

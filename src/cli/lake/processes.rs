@@ -1,4 +1,4 @@
-//! Erasure from the bus and the store, by the running processes, step by step through the admin API.
+//! Erasure from the bus and the store, done by the running processes, step by step through the admin API.
 
 use std::time::{Duration, Instant};
 
@@ -6,15 +6,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::progress::unbounded_bar;
-use super::receipt::{OfLake, OfProcesses, Receipt};
+use super::receipt::{LakeCounts, ProcessCounts, Receipt};
 use crate::cli::Failure;
 use crate::cli::client::{AdminArgs, AdminClient};
 use crate::cli::failure::ExitStatus;
 
-/// Between two questions whether what was on its way has arrived.
-const SETTLE_PAUSE: Duration = Duration::from_millis(500);
+/// Pause between two requests that ask whether the person's events have reached the lake.
+const POLL_PAUSE: Duration = Duration::from_millis(500);
 
-/// One step's answer.
+/// The response to one step.
 #[derive(Debug, Deserialize)]
 struct Step {
     scanned_through: u64,
@@ -22,24 +22,24 @@ struct Step {
     is_scanned: bool,
     is_settled: bool,
     #[serde(flatten)]
-    removed: OfProcesses,
+    removed: ProcessCounts,
 }
 
-/// The running processes, which are asked step by step.
-pub(super) struct Asking {
+/// Asks the running processes to erase, step by step.
+pub(super) struct ErasureClient {
     client: AdminClient,
-    /// What is asked next.
+    /// The next request.
     document: Value,
-    removed: OfProcesses,
+    removed: ProcessCounts,
 }
 
-impl Asking {
+impl ErasureClient {
     pub(super) fn new(admin: &AdminArgs, document: Value) -> Result<Self, Failure> {
         let client = AdminClient::new(admin)?;
-        Ok(Self { client, document, removed: OfProcesses::default() })
+        Ok(Self { client, document, removed: ProcessCounts::default() })
     }
 
-    /// One step.
+    /// Requests one step.
     async fn ask(&mut self) -> Result<Step, Failure> {
         let answer =
             self.client.post("erasures", Some(&self.document)).await.map_err(|failure| match failure.status {
@@ -60,8 +60,9 @@ impl Asking {
         Ok(step)
     }
 
-    /// Until all is looked through and nothing is on its way any more, or patience is over.
-    pub(super) async fn until_settled(&mut self, patience: Duration, left: &mut Vec<String>) -> Result<(), Failure> {
+    /// Repeats until everything has been searched and nothing is on its way to the lake any more, or `patience` is
+    /// over.
+    pub(super) async fn erase_all(&mut self, patience: Duration, left: &mut Vec<String>) -> Result<(), Failure> {
         let bar = unbounded_bar("{elapsed:>4} [{bar:32}] {msg}");
         let began = Instant::now();
         loop {
@@ -85,18 +86,18 @@ impl Asking {
                 ));
                 break;
             }
-            // A step that erased nothing waits for whoever has a message in hand.
+            // A step that erased nothing waits for a message in flight.
             if step.removed.events == 0 {
-                tokio::time::sleep(SETTLE_PAUSE).await;
+                tokio::time::sleep(POLL_PAUSE).await;
             }
         }
         bar.finish_and_clear();
         Ok(())
     }
 
-    /// Once more, with what became of the lake, for the audit record.
-    pub(super) async fn told_of(mut self, receipt: &Receipt) -> Result<OfProcesses, Failure> {
-        let OfLake { rows_removed, files_replaced, files_waiting, old_files_gone_by, .. } = &receipt.lake;
+    /// Sends the result of the lake for the audit record. Returns the totals of the processes.
+    pub(super) async fn report_lake(mut self, receipt: &Receipt) -> Result<ProcessCounts, Failure> {
+        let LakeCounts { rows_removed, files_replaced, files_waiting, old_files_gone_by, .. } = &receipt.lake;
         self.document["lake"] = json!({"rows_removed": rows_removed, "files_replaced": files_replaced,
             "files_waiting": files_waiting, "old_files_gone_by": old_files_gone_by, "is_complete": receipt.is_complete});
         self.ask().await?;

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::warehouse::CompactionProgress;
 
-/// Only a terminal is shown it.
+/// A progress bar on a terminal, hidden elsewhere.
 pub(super) fn bar(total: Option<u64>, template: &str) -> ProgressBar {
     let bar = match (std::io::stderr().is_terminal(), total) {
         (false, _) => ProgressBar::hidden(),
@@ -21,11 +21,11 @@ pub(super) fn bar(total: Option<u64>, template: &str) -> ProgressBar {
     bar
 }
 
-/// Tells the bar of the bytes that were read, each once however often the work is begun.
-pub(super) fn shown_on(bar: &ProgressBar, told: &Arc<AtomicU64>) -> impl Fn(CompactionProgress) -> bool + use<> {
-    let (bar, told) = (bar.clone(), told.clone());
+/// A progress callback that adds the bytes read to the bar, each byte once even if the work is restarted.
+pub(super) fn progress_on(bar: &ProgressBar, reported: &Arc<AtomicU64>) -> impl Fn(CompactionProgress) -> bool + use<> {
+    let (bar, reported) = (bar.clone(), reported.clone());
     move |progress| {
-        let before = told.fetch_max(progress.bytes_read, Ordering::Relaxed);
+        let before = reported.fetch_max(progress.bytes_read, Ordering::Relaxed);
         bar.inc(progress.bytes_read.saturating_sub(before));
         true
     }

@@ -4,9 +4,9 @@ use indicatif::HumanCount;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What the running processes removed.
+/// Counts of what the running processes removed.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub(super) struct OfProcesses {
+pub(super) struct ProcessCounts {
     pub(super) events: u64,
     pub(super) dead_letters: u64,
     pub(super) deliveries: u64,
@@ -14,17 +14,17 @@ pub(super) struct OfProcesses {
 }
 
 #[derive(Debug, Default, Serialize)]
-pub(super) struct OfLake {
+pub(super) struct LakeCounts {
     pub(super) files_searched: u64,
     pub(super) partitions: u64,
     pub(super) files_replaced: u64,
     pub(super) files_written: u64,
     pub(super) rows_removed: u64,
-    /// Files out of the table that still hold the rows.
+    /// Files that are out of the table and still contain the rows.
     pub(super) files_waiting: u64,
-    /// When the last of them is gone, given a vacuum after that.
+    /// When the last of them is gone, provided that a vacuum runs after that.
     pub(super) old_files_gone_by: Option<Timestamp>,
-    /// Commits of the Delta log name the smallest and the largest ids of files that were replaced.
+    /// Commits of the Delta log contain the smallest and largest ids of replaced files; when they are gone.
     pub(super) old_commits_gone_by: Option<Timestamp>,
 }
 
@@ -35,11 +35,11 @@ pub(super) struct Receipt {
     pub(super) app_id: Option<String>,
     pub(super) requested_at: Timestamp,
     pub(super) finished_at: Timestamp,
-    /// None where they were left out.
-    pub(super) processes: Option<OfProcesses>,
-    pub(super) lake: OfLake,
+    /// `None` if the processes were left out.
+    pub(super) processes: Option<ProcessCounts>,
+    pub(super) lake: LakeCounts,
     pub(super) is_complete: bool,
-    /// What may still hold something, with the reason.
+    /// What may still contain data of the person, with the reason.
     pub(super) left: Vec<String>,
 }
 
@@ -96,15 +96,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_receipt_says_what_is_gone_and_when_the_rest_goes() {
+    fn the_receipt_says_what_was_removed_and_when_the_rest_goes() {
         let at: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
-        let lake = OfLake {
+        let lake = LakeCounts {
             rows_removed: 1_234,
             files_waiting: 2,
             files_replaced: 2,
             old_files_gone_by: Some(at),
             old_commits_gone_by: Some(at),
-            ..OfLake::default()
+            ..LakeCounts::default()
         };
         let mut receipt = Receipt {
             device_id: Some("d".into()),
@@ -127,7 +127,7 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{part} in {shown}");
         }
-        receipt.processes = Some(OfProcesses { events: 7, ..OfProcesses::default() });
+        receipt.processes = Some(ProcessCounts { events: 7, ..ProcessCounts::default() });
         receipt.is_complete = false;
         let shown = text(&receipt);
         assert!(shown.contains("7 events removed") && shown.ends_with("not complete\n"), "{shown}");

@@ -89,7 +89,7 @@ mod tests {
     use crate::warehouse::{Candidate, Partition};
 
     #[test]
-    fn the_figures_are_in_words_and_in_json() {
+    fn figures_are_shown_as_text_and_as_json() {
         let partition = Partition { app_id: "shop".to_owned(), hour: 491_000 };
         let candidates = vec![Candidate { partition: partition.clone(), files: 9, bytes: 1 << 20 }];
         let status =

@@ -1,4 +1,4 @@
-//! What is in the lake, with a progress bar while it is looked through.
+//! Surveys the lake, with a progress bar.
 
 use indicatif::ProgressBar;
 
@@ -21,7 +21,7 @@ pub(super) async fn survey(lake: &Lake, filter: &PartitionFilter) -> Result<Lake
     status.map_err(|error| failed(&error))
 }
 
-/// What is over by the settings; nothing where everything is kept.
+/// Partitions older than the retention. Empty if there is none.
 pub(super) async fn old_partitions(
     lake: &Lake,
     app_id: Option<&str>,

@@ -1,4 +1,4 @@
-//! What would change in a document, member by member.
+//! The differences between two versions of a document, member by member.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::store::OWN_MEMBERS;
 
-/// One member that differs; a side is absent when the member is.
+/// One member that differs. A side without the member is `None`.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Change {
     pub(super) pointer: String,
@@ -17,7 +17,7 @@ pub(super) struct Change {
     pub(super) after: Option<Value>,
 }
 
-/// The innermost members that differ, by their pointers.
+/// The innermost members that differ, with their pointers.
 pub(super) fn changes(before: &Value, after: &Value) -> Vec<Change> {
     let mut changes = Vec::new();
     compare(String::new(), Some(&without_own(before)), Some(&without_own(after)), &mut changes);
@@ -49,7 +49,7 @@ fn compare(pointer: String, before: Option<&Value>, after: Option<&Value>, chang
     }
 }
 
-/// A line of each side, as differences are read elsewhere.
+/// One line per side, as in a diff.
 pub(super) fn render(changes: &[Change]) -> String {
     let mut out = String::new();
     for change in changes {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_innermost_members_that_differ_are_shown() {
+    fn the_innermost_differences_are_shown() {
         let before = json!({"id": "1", "updated_at": "a", "deliveries_given_up": 0, "priority": 0, "gone": 1, "same": {"a": [1]},
             "conditions": [{"path": "$.a", "value": 1}, {"path": "$.b"}], "actions": {"webhooks": ["x"]}});
         let after = json!({"id": "1", "updated_at": "b", "deliveries_given_up": 2, "priority": 3, "new/er": null, "same": {"a": [1]},

@@ -1,4 +1,4 @@
-//! Reads the files of `apply` into documents, and tells everything that keeps them from being read.
+//! Reads the files of `apply` into documents, and collects every error.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -14,7 +14,7 @@ use crate::event::UniqueKeys;
 const FILE_BYTES_MAX: u64 = 16 << 20;
 const STDIN: &str = "-";
 
-/// In the order in which they are sent: rules and anomaly configs name webhooks.
+/// In the order of sending: rules and anomaly configs refer to webhooks by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum List {
     Webhooks,
@@ -27,11 +27,11 @@ pub(super) enum List {
 pub(super) struct Document {
     pub(super) file: String,
     pub(super) list: List,
-    /// `/rules/0`, and of which document of the file when there are several.
+    /// `/rules/0`, and the number of the YAML document in the file if there are several.
     place: String,
     pub(super) body: Value,
-    /// Another one before it has its name.
-    pub(super) is_repeated: bool,
+    /// An earlier document has the same name.
+    pub(super) is_duplicate: bool,
 }
 
 impl Document {
@@ -39,8 +39,8 @@ impl Document {
         self.body["name"].as_str().filter(|name| !name.is_empty())
     }
 
-    /// By its name, or where it stands.
-    pub(super) fn shown(&self, singular: &str) -> String {
+    /// Its name, or its place if it has none.
+    pub(super) fn label(&self, singular: &str) -> String {
         match self.name() {
             Some(name) => format!("{singular} {name:?}"),
             None => format!("{singular} at {}", self.place),
@@ -48,7 +48,7 @@ impl Document {
     }
 }
 
-/// What a file, or one YAML document of it, may hold.
+/// The content of a file, or of one YAML document in it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Lists {
@@ -60,7 +60,7 @@ struct Lists {
     anomalies: Option<Vec<UniqueKeys>>,
 }
 
-/// The lists, from nothing but an object: serde would take an array for the fields in their order.
+/// Accepts only an object: serde would also read an array as the fields in order.
 #[derive(Debug, Default)]
 struct TopLevel(Lists);
 
@@ -82,13 +82,13 @@ impl<'de> Deserialize<'de> for TopLevel {
     }
 }
 
-/// What the files hold, as far as they can be read.
+/// The content of the files, as far as they can be read.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    /// In the order in which they are to be sent.
+    /// In the order of sending.
     pub(super) documents: Vec<Document>,
     /// Everything that is wrong with the files.
-    pub(super) wrong: Vec<String>,
+    pub(super) errors: Vec<String>,
 }
 
 pub(super) fn read(names: &[String]) -> Contents {
@@ -97,13 +97,13 @@ pub(super) fn read(names: &[String]) -> Contents {
         let files = if name == STDIN { Ok(vec![PathBuf::from(STDIN)]) } else { files_of(Path::new(name)) };
         match files {
             Ok(files) => files.iter().for_each(|file| contents.read_file(file)),
-            Err(problem) => contents.wrong.push(problem),
+            Err(problem) => contents.errors.push(problem),
         }
     }
-    let repeated = repeated_names(&mut contents.documents);
-    contents.wrong.extend(repeated);
-    if contents.documents.is_empty() && contents.wrong.is_empty() {
-        contents.wrong.push("nothing to apply: no webhooks, rules or anomalies in the files given".to_owned());
+    let duplicates = duplicate_names(&mut contents.documents);
+    contents.errors.extend(duplicates);
+    if contents.documents.is_empty() && contents.errors.is_empty() {
+        contents.errors.push("nothing to apply: no webhooks, rules or anomalies in the files given".to_owned());
     }
     contents.documents.sort_by_key(|document| document.list);
     contents
@@ -121,35 +121,34 @@ impl Contents {
         };
         match text {
             Ok(text) => self.parse(&file, &text),
-            Err(problem) => self.wrong.push(problem),
+            Err(problem) => self.errors.push(problem),
         }
     }
 
-    /// A file that begins like a JSON document is one; its parser knows better where a mistake is.
+    /// Text that starts like JSON is parsed as JSON, since the JSON parser locates errors better.
     pub(super) fn parse(&mut self, file: &str, text: &str) {
         if text.trim_start().starts_with('{') {
             match serde_json::from_str::<TopLevel>(text) {
                 Ok(top) => self.collect(file, 1, top.0),
-                Err(error) => self.wrong.push(format!("{file}: {error}")),
+                Err(error) => self.errors.push(format!("{file}: {error}")),
             }
             return;
         }
         let documents = serde_yaml_ng::Deserializer::from_str(text).zip(serde_yaml_ng::Deserializer::from_str(text));
         for (position, (plain, yaml)) in documents.enumerate() {
-            // A mistake of syntax leaves the parser where it is; one of content does not keep the next document from
-            // being read.
+            // A syntax error stops the parser. An error in the content does not prevent reading the next document.
             if let Err(error) = IgnoredAny::deserialize(plain) {
-                self.wrong.push(yaml_problem(file, &error));
+                self.errors.push(yaml_problem(file, &error));
                 break;
             }
             match Option::<TopLevel>::deserialize(yaml) {
                 Ok(top) => self.collect(file, position + 1, top.unwrap_or_default().0),
-                Err(error) => self.wrong.push(yaml_problem(file, &error)),
+                Err(error) => self.errors.push(yaml_problem(file, &error)),
             }
         }
     }
 
-    /// Adds what is in the lists of the `number`th document of the file; the server judges it.
+    /// Adds the lists of the `number`th document in the file. The server validates them.
     fn collect(&mut self, file: &str, number: usize, lists: Lists) {
         for (list, key, bodies) in [
             (List::Webhooks, "webhooks", lists.webhooks),
@@ -159,7 +158,7 @@ impl Contents {
             for (index, UniqueKeys(body)) in bodies.unwrap_or_default().into_iter().enumerate() {
                 let of = if number > 1 { format!(" of document {number}") } else { String::new() };
                 let place = format!("/{key}/{index}{of}");
-                self.documents.push(Document { file: file.to_owned(), list, place, body, is_repeated: false });
+                self.documents.push(Document { file: file.to_owned(), list, place, body, is_duplicate: false });
             }
         }
     }
@@ -168,7 +167,7 @@ impl Contents {
 fn yaml_problem(file: &str, error: &serde_yaml_ng::Error) -> String {
     let position = error.location().map(|at| format!(" at line {} column {}", at.line(), at.column()));
     let message = error.to_string();
-    // The library appends the position to some of its messages, and not to others.
+    // The library includes the position in some of its messages only.
     let position = position.filter(|_| !message.contains(" at line ")).unwrap_or_default();
     format!("{file}: {message}{position}")
 }
@@ -182,7 +181,7 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(cannot_read)? {
         let file = entry.map_err(cannot_read)?.path();
-        if is_named_for_us(&file) && file.is_file() {
+        if is_document_file(&file) && file.is_file() {
             files.push(file);
         }
     }
@@ -193,8 +192,8 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-/// Hidden files and what editors leave behind (`.#a.yaml`, `#a.yaml#`, `a.yaml~`, `.a.yaml.swp`) are nobody's.
-fn is_named_for_us(file: &Path) -> bool {
+/// Ignores hidden files and those that editors leave behind (`.#a.yaml`, `#a.yaml#`, `a.yaml~`, `.a.yaml.swp`).
+fn is_document_file(file: &Path) -> bool {
     let Some(name) = file.file_name().and_then(|name| name.to_str()) else { return false };
     let extension = file.extension().and_then(|extension| extension.to_str());
     matches!(extension, Some("yaml" | "yml" | "json")) && !name.starts_with(['.', '#', '~'])
@@ -209,12 +208,12 @@ fn read_text(reader: impl Read, file: &str) -> Result<String, String> {
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(format!("{file} is larger than {} MiB", FILE_BYTES_MAX >> 20));
     }
-    // Some editors begin UTF-8 with a byte order mark.
+    // Some editors write a byte order mark before UTF-8.
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// Says and marks the documents whose names others have before them.
-fn repeated_names(documents: &mut [Document]) -> Vec<String> {
+/// Marks documents whose name an earlier one has, and returns the errors.
+fn duplicate_names(documents: &mut [Document]) -> Vec<String> {
     let mut seen: HashMap<(List, String), String> = HashMap::new();
     let mut wrong = Vec::new();
     for document in documents {
@@ -222,7 +221,7 @@ fn repeated_names(documents: &mut [Document]) -> Vec<String> {
         if let Some(first) = seen.insert((document.list, name.clone()), document.file.clone()) {
             let files = if first == document.file { first } else { format!("{first} and {}", document.file) };
             wrong.push(format!("{files}: the name {name:?} is used twice"));
-            document.is_repeated = true;
+            document.is_duplicate = true;
         }
     }
     wrong
@@ -239,23 +238,23 @@ mod tests {
     fn parse(file: &str, text: &str) -> Vec<Document> {
         let mut contents = Contents::default();
         contents.parse(file, text);
-        assert_eq!(contents.wrong, [""; 0]);
+        assert_eq!(contents.errors, [""; 0]);
         contents.documents
     }
 
     fn refusal(text: &str) -> String {
         let mut contents = Contents::default();
         contents.parse("f.yaml", text);
-        assert_eq!(contents.wrong.len(), 1, "{:?}", contents.wrong);
-        contents.wrong.remove(0)
+        assert_eq!(contents.errors.len(), 1, "{:?}", contents.errors);
+        contents.errors.remove(0)
     }
 
     fn said(names: &[&str]) -> String {
-        read(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).wrong.join("\n")
+        read(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).errors.join("\n")
     }
 
     #[test]
-    fn yaml_of_several_documents_and_json_say_the_same() {
+    fn yaml_with_several_documents_and_json_are_equivalent() {
         let yaml = "# a comment\nrules:\n  - name: r\n    conditions: [{path: $.a, operator: gte, value: 10000}]\n---\n\
                     webhooks:\n  - {name: w, url: 'http://a'}\n---\n";
         let documents = parse("f.yaml", yaml);
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_name_file_and_position() {
+    fn errors_name_file_and_position() {
         let unknown = refusal("webhooks: []\n---\nrules: []\nhooks:\n  - name: a\n");
         assert!(unknown.starts_with("f.yaml: unknown field `hooks`"), "{unknown}");
         assert!(unknown.contains("line 4"), "{unknown}");
@@ -296,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_its_files_by_name_and_webhooks_go_first() {
+    fn files_of_a_directory_are_read_by_name_and_webhooks_go_first() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
         write("20.yml", "webhooks: [{name: late}]");
@@ -311,7 +310,7 @@ mod tests {
             names(&contents.documents),
             [(List::Webhooks, "early"), (List::Webhooks, "late"), (List::Rules, "r")]
         );
-        assert_eq!(contents.wrong, [""; 0]);
+        assert_eq!(contents.errors, [""; 0]);
 
         write("30.yaml", "rules: [{name: r}]");
         let twice = said(&[&path]);
@@ -322,7 +321,7 @@ mod tests {
         );
         write("50.json", "{\"rules\": 7}");
         let contents = read(&["/no/such/file".to_owned(), path]);
-        let all = contents.wrong.join("\n");
+        let all = contents.errors.join("\n");
         let parts = [
             "/no/such/file",
             "40.yaml: unknown field `hooks`",
@@ -333,7 +332,7 @@ mod tests {
         for part in parts {
             assert!(all.contains(part), "{part}: {all}");
         }
-        assert_eq!(contents.wrong.len(), 6, "{all}");
+        assert_eq!(contents.errors.len(), 6, "{all}");
         let rules = names(&contents.documents).into_iter().filter(|(list, _)| *list == List::Rules);
         assert_eq!(rules.map(|(_, name)| name).collect::<Vec<_>>(), ["r", "r", "before", "s"], "the rest is read");
 

@@ -1,8 +1,8 @@
-//! `apply`: makes the server's webhooks, rules and anomaly configs be what the files say, all of them or none.
+//! `apply`: replaces the server's webhooks, rules and anomaly configs with those in files, all or none.
 //!
-//! Invariant: every file is read before anything is sent, and everything is sent as one set, which the server stores
-//! as a whole or not at all. When a file cannot be read, the rest is sent for a dry run alone. Documents are matched by name, so applying the same files twice changes nothing; what no
-//! file mentions stays as it is.
+//! Invariant: every file is read before anything is sent, and everything is sent as one set, which the server stores as
+//! a whole or not at all. If a file cannot be read, the rest is sent only for a dry run. Documents are matched by name,
+//! so applying the same files twice changes nothing, and documents that no file has stay as they are.
 
 mod difference;
 mod files;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::cli::admin::documents::{ANOMALIES, Collection, RULES, WEBHOOKS};
-use crate::cli::client::{AdminArgs, AdminClient, Wrong};
+use crate::cli::client::{AdminArgs, AdminClient, InvalidField};
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json};
 use difference::{Change, changes, render};
@@ -54,12 +54,12 @@ pub struct Args {
     admin: AdminArgs,
 }
 
-/// How many documents the text of a file holds, or what is wrong with it. For the fuzzer.
+/// Counts the documents in the text of a file. For the fuzzer.
 #[doc(hidden)]
 pub fn count_documents(file: &str, text: &str) -> Result<usize, String> {
     let mut contents = Contents::default();
     contents.parse(file, text);
-    if contents.wrong.is_empty() { Ok(contents.documents.len()) } else { Err(contents.wrong.join("\n")) }
+    if contents.errors.is_empty() { Ok(contents.documents.len()) } else { Err(contents.errors.join("\n")) }
 }
 
 /// One line of the result.
@@ -68,21 +68,21 @@ struct Applied {
     kind: &'static str,
     name: String,
     outcome: String,
-    /// Of a dry run.
+    /// Only in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     changes: Option<Vec<Change>>,
 }
 
 pub(crate) async fn execute(args: Args) -> Result<(), Failure> {
-    let Contents { documents, wrong } = files::read(&args.files);
+    let Contents { documents, errors } = files::read(&args.files);
     let client = AdminClient::new(&args.admin)?;
-    if !wrong.is_empty() {
-        return Err(refusal(wrong, &rehearsed(&client, &documents).await));
+    if !errors.is_empty() {
+        return Err(refusal(errors, &dry_run_errors(&client, &documents).await));
     }
     let path = if args.dry_run { DRY_RUN } else { "apply" };
-    let answer = match client.post_judged(path, &set_of(&documents)).await? {
+    let answer = match client.post_for_validation(path, &set_of(&documents)).await? {
         Ok(answer) => answer,
-        Err(wrong) => return Err(refusal(wrong_documents(&documents, &wrong), &[])),
+        Err(wrong) => return Err(refusal(invalid_documents(&documents, &wrong), &[])),
     };
     let Some(items) = answer["items"].as_array() else {
         return Err(Failure::failed("the server did not say what became of the documents; is it the admin API?"));
@@ -94,19 +94,19 @@ pub(crate) async fn execute(args: Args) -> Result<(), Failure> {
     applied.iter().try_for_each(|applied| print(&line(applied)))
 }
 
-/// What the server finds wrong with the documents that could be read, or why it did not say.
-async fn rehearsed(client: &AdminClient, documents: &[Document]) -> Vec<String> {
+/// The server's errors about the documents that could be read, or the reason why they could not be checked.
+async fn dry_run_errors(client: &AdminClient, documents: &[Document]) -> Vec<String> {
     if documents.is_empty() {
         return Vec::new();
     }
-    match client.post_judged(DRY_RUN, &set_of(documents)).await {
+    match client.post_for_validation(DRY_RUN, &set_of(documents)).await {
         Ok(Ok(_)) => Vec::new(),
-        Ok(Err(wrong)) => wrong_documents(documents, &wrong),
+        Ok(Err(wrong)) => invalid_documents(documents, &wrong),
         Err(failure) => vec![format!("the documents that could be read were not checked: {failure}")],
     }
 }
 
-/// The documents by their lists, as the server takes them.
+/// The documents grouped by list, as the server expects them.
 fn set_of(documents: &[Document]) -> Value {
     let mut set = Map::new();
     for list in [List::Webhooks, List::Rules, List::Anomalies] {
@@ -140,29 +140,29 @@ fn line(applied: &Applied) -> String {
     match changes {
         None => format!("{kind} {name:?} {outcome}\n"),
         Some(_) if outcome == "unchanged" => format!("{kind} {name:?} is unchanged\n"),
-        // What is masked on both sides differs all the same.
+        // Masked secrets may differ even if both sides look equal.
         Some(changes) if changes.is_empty() => format!("{kind} {name:?} would be {outcome}\n  ~ a secret\n"),
         Some(changes) => format!("{kind} {name:?} would be {outcome}\n{}", render(changes)),
     }
 }
 
-/// Everything that is wrong with documents, each with its file and place.
-fn wrong_documents(documents: &[Document], wrong: &[Wrong]) -> Vec<String> {
+/// The errors about documents, each with its file and place.
+fn invalid_documents(documents: &[Document], wrong: &[InvalidField]) -> Vec<String> {
     let mut lines = Vec::new();
-    for Wrong { pointer, detail } in wrong {
+    for InvalidField { pointer, detail } in wrong {
         let mut parts = pointer.splitn(4, '/').skip(1);
         let (list, index, rest) = (parts.next(), parts.next(), parts.next());
         let document = list.zip(index.and_then(|index| index.parse().ok())).and_then(|(list, index)| {
             documents.iter().filter(|document| collection(document.list).plural == list).nth(index)
         });
-        // That its name is used twice was said with both files.
-        if document.is_some_and(|document| document.is_repeated) && rest == Some("name") {
+        // The duplicate name was already reported, with both files.
+        if document.is_some_and(|document| document.is_duplicate) && rest == Some("name") {
             continue;
         }
         lines.push(match document {
             Some(document) => {
                 let rest = rest.map_or_else(String::new, |rest| format!(" /{rest}"));
-                format!("{}: {}{rest}: {detail}", document.file, document.shown(collection(document.list).singular))
+                format!("{}: {}{rest}: {detail}", document.file, document.label(collection(document.list).singular))
             }
             None => format!("{pointer}: {detail}"),
         });
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_sent_at_once_in_the_order_of_the_lists() {
+    fn everything_is_sent_in_one_request_in_the_order_of_the_lists() {
         let text = "rules: [{name: r, x: 1}]\n---\nwebhooks: [{name: w, url: 'http://a'}]\nrules: [{name: s}]";
         let (done, _, request) = apply(text, ("200 OK", r#"{"items": []}"#));
         done.unwrap();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_server_finds_wrong_is_told_by_file_and_place() {
+    fn errors_of_the_server_name_file_and_place() {
         let text = "rules: [{name: r}]\n---\nrules: [{priority: 1}, 7]\nwebhooks: [{name: w}]";
         let answer = r#"{"title": "Unprocessable Entity", "errors": [
             {"pointer": "/webhooks/0/url", "detail": "is required"},
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_are_judged_although_a_file_cannot_be_read() {
+    fn documents_are_validated_even_if_a_file_cannot_be_read() {
         let text = "rules: [{name: r}]\n---\nrules: 7\n---\nrules: [{name: r}, {name: s}]\n";
         let answer = r#"{"title": "Unprocessable Entity", "errors": [
             {"pointer": "/rules/1/name", "detail": "is the name of another one of the set"},

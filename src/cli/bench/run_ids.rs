@@ -1,22 +1,21 @@
-//! Ids that can be recognised: every event of a run carries its number in its UUIDv7.
+//! Recognizable ids: every event of a run has its number in its UUIDv7.
 //!
-//! Layout: 48 bits of milliseconds, the version, 12 bits of the run, the variant, 22 bits of the run,
-//! 40 bits of the event's number. So a run of up to 2^40 events can tell its own from others' by the
-//! id alone, without remembering ids.
+//! Layout: 48 bits of milliseconds, the version, 12 bits of the run, the variant, 22 bits of the run, 40 bits of the
+//! event's number. So a run of up to 2^40 events recognizes its own events by id, without storing ids.
 
 use super::patch::write_hex;
 use super::random::SplitMix64;
 
 /// Characters of a UUID.
 pub(super) const ID_LEN: usize = 36;
-/// Where the milliseconds stand: 8 hex digits, a dash, 4 hex digits.
+/// The milliseconds: 8 hex digits, a dash, 4 hex digits.
 const TIME_HIGH: std::ops::Range<usize> = 0..8;
 const TIME_LOW: std::ops::Range<usize> = 9..13;
-/// Where the number stands: 10 hex digits.
+/// The number: 10 hex digits.
 const NUMBER: std::ops::Range<usize> = 26..36;
 const NUMBER_BITS: u32 = 40;
 
-/// What the ids of one run have in common.
+/// The common part of the ids of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RunTag {
     /// 34 bits.
@@ -24,7 +23,7 @@ pub(super) struct RunTag {
 }
 
 impl RunTag {
-    /// The seed makes runs reproducible, the start keeps two runs with one seed apart.
+    /// The seed makes runs reproducible. The start time distinguishes two runs with the same seed.
     pub(super) fn new(seed: u64, started_ns: u64) -> Self {
         Self { bits: SplitMix64::new(seed ^ started_ns.rotate_left(32)).next() >> 30 }
     }
@@ -36,20 +35,20 @@ impl RunTag {
         format!("00000000-0000-{high:04x}-{middle:04x}-{:02x}0000000000", self.bits & 0xff)
     }
 
-    /// The number of the event with this id; `None` when it is not of this run.
+    /// The number of the event with this id. `None` if it is not of this run.
     pub(super) fn number(self, id: &str) -> Option<u64> {
         let id = uuid::Uuid::try_parse(id).ok()?.as_u128();
         let run = (id >> 64 & 0xfff) << 22 | (id >> NUMBER_BITS & 0x3f_ffff);
         (run == u128::from(self.bits) && id >> 76 & 0xf == 7).then_some(id as u64 & ((1 << NUMBER_BITS) - 1))
     }
 
-    /// A short name for things that belong to this run.
+    /// A short name for things that belong to the run.
     pub(super) fn name(self) -> String {
         format!("bench-{:09x}", self.bits)
     }
 }
 
-/// Milliseconds as they stand in ids; written once for many.
+/// Milliseconds as in an id, formatted once for many events.
 pub(super) struct IdTime([u8; 12]);
 
 impl IdTime {
@@ -60,7 +59,7 @@ impl IdTime {
     }
 }
 
-/// Makes a blank id that of event `number` at `time`.
+/// Patches a blank id to that of event `number` at `time`.
 pub(super) fn patch_id(id: &mut [u8], time: &IdTime, number: u64) {
     id[TIME_HIGH].copy_from_slice(&time.0[..8]);
     id[TIME_LOW].copy_from_slice(&time.0[8..]);
@@ -72,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_a_uuid_v7_and_gives_its_number_back() {
+    fn an_id_is_a_uuid_v7_with_its_number() {
         let run = RunTag::new(1, 1_700_000_000_123_456_789);
         for number in [0, 1, 99, 123_456_789, (1 << 40) - 1] {
             let mut id = run.blank_id().into_bytes();

@@ -1,7 +1,7 @@
-//! Bodies that were compressed before the run: compressing one takes longer than the server takes for it, and both share
-//! the processor.
+//! Bodies compressed before the run: compressing one takes longer than the server needs for it, and both share the
+//! processor.
 //!
-//! Invariant: a body is that of the pool, in one of the codings that the gateway takes.
+//! Invariant: a body equals that of the pool, in an encoding that the gateway accepts.
 
 use std::io::{self, Write};
 
@@ -11,9 +11,9 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use super::clock::now_ms;
 use super::pool::Pool;
 
-/// What is held in memory: some 100 bytes an event.
-pub(super) const STOCK_EVENTS_MAX: u64 = 20_000_000;
-/// What SDKs and servers use where nothing else is said: zlib's default, zstd's, and brotli's for what is made on the fly.
+/// Events prepared in memory, about 100 bytes each.
+pub(super) const PREPARED_EVENTS_MAX: u64 = 20_000_000;
+/// Common defaults: those of zlib and zstd, and brotli's for dynamic content.
 const DEFLATE_LEVEL: u32 = 6;
 const ZSTD_LEVEL: i32 = 3;
 const BROTLI_QUALITY: u32 = 5;
@@ -62,14 +62,14 @@ impl Encoding {
     }
 }
 
-pub(super) struct Stock {
+pub(super) struct PreparedBodies {
     pub(super) encoding: Encoding,
     batch_events: usize,
     bodies: Vec<Vec<u8>>,
 }
 
-impl Stock {
-    /// The bodies of so many events, made by all processors. Blocks.
+impl PreparedBodies {
+    /// Prepares the bodies of `count` events on all processors. Blocks.
     pub(super) fn prepare(
         pool: &Pool,
         encoding: Encoding,
@@ -103,7 +103,7 @@ impl Stock {
         Ok(Self { encoding, batch_events, bodies: parts?.concat() })
     }
 
-    /// The body of the request that begins with this event.
+    /// The body of the request that starts with this event.
     pub(super) fn body(&self, first: u64) -> &[u8] {
         self.bodies.get(first as usize / self.batch_events).map(Vec::as_slice).unwrap_or_default()
     }
@@ -118,18 +118,19 @@ mod tests {
     use std::io::Read;
 
     use super::*;
-    use crate::cli::bench::identity::RunTag;
-    use crate::cli::bench::pool::{Form, Looks};
+    use crate::cli::bench::pool::{BodyFormat, PoolOptions};
+    use crate::cli::bench::run_ids::RunTag;
 
     #[test]
-    fn bodies_are_those_of_the_pool() {
-        let looks = Looks { form: Form::Json, seed: 1, app_ids: vec!["shop".into()], idempotency_keys: false };
+    fn bodies_decompress_to_those_of_the_pool() {
+        let options =
+            PoolOptions { format: BodyFormat::Json, seed: 1, app_ids: vec!["shop".into()], idempotency_keys: false };
         let run = RunTag::new(1, 1);
-        let pool = Pool::render(&looks, run).unwrap();
+        let pool = Pool::render(&options, run).unwrap();
         for encoding in [Encoding::Gzip, Encoding::Deflate, Encoding::Br, Encoding::Zstd] {
-            let stock = Stock::prepare(&pool, encoding, (2_345, 100), false).unwrap();
-            assert_eq!((stock.bodies.len(), stock.body(2_400)), (24, [].as_slice()));
-            let (coded, mut plain) = (stock.body(2_300), Vec::new());
+            let prepared = PreparedBodies::prepare(&pool, encoding, (2_345, 100), false).unwrap();
+            assert_eq!((prepared.bodies.len(), prepared.body(2_400)), (24, [].as_slice()));
+            let (coded, mut plain) = (prepared.body(2_300), Vec::new());
             match encoding {
                 Encoding::Gzip => flate2::read::GzDecoder::new(coded).read_to_end(&mut plain).unwrap(),
                 Encoding::Deflate => flate2::read::ZlibDecoder::new(coded).read_to_end(&mut plain).unwrap(),
@@ -140,7 +141,7 @@ mod tests {
             let events = plain["events"].as_array().unwrap();
             assert_eq!(events.len(), 45);
             assert_eq!(run.number(events[44]["id"].as_str().unwrap()), Some(2_344));
-            assert!(stock.bytes() < 2_345 * 300, "{encoding:?}: {}", stock.bytes());
+            assert!(prepared.bytes() < 2_345 * 300, "{encoding:?}: {}", prepared.bytes());
         }
     }
 }

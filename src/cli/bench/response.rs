@@ -1,33 +1,33 @@
-//! Reads what the gateway answered to a request: which of its events were accepted.
+//! Reads the gateway's response to a request: which of its events were accepted.
 
 use prost::Message as _;
 use serde::Deserialize;
 
-use super::pool::Form;
+use super::pool::BodyFormat;
 use super::tally::Tally;
 use crate::event::proto::{IngestEventBatchResponse, IngestEventResponse};
 
-/// A batch or a single request that was answered with 2xx.
-pub(super) struct Answered<'a> {
-    pub(super) form: Form,
+/// A 2xx response to a batch or a single request.
+pub(super) struct Response<'a> {
+    pub(super) format: BodyFormat,
     pub(super) single: bool,
-    /// The number of the request's first event, and how many follow it.
+    /// The number of the request's first event, and the number of its events.
     pub(super) first: u64,
     pub(super) count: usize,
     pub(super) body: &'a [u8],
-    /// An event of this request may have been stored before, under the same idempotency key.
+    /// An event of this request may have been stored earlier, under the same idempotency key.
     pub(super) may_be_duplicate: bool,
 }
 
-impl Answered<'_> {
+impl Response<'_> {
     pub(super) fn count_into(&self, tally: &mut Tally) {
-        if self.form == Form::Segment {
+        if self.format == BodyFormat::Segment {
             self.count_messages(tally);
         } else if self.single {
             self.accept(tally, 0);
             tally.duplicates += u64::from(self.may_be_duplicate && self.duplicate_single());
         } else if !self.may_be_duplicate && self.all_accepted() {
-            tally.accepted_marks.add_range(self.first, self.count);
+            tally.accepted_numbers.add_range(self.first, self.count);
             tally.accepted += self.count as u64;
         } else {
             self.count_items(tally);
@@ -35,22 +35,22 @@ impl Answered<'_> {
     }
 
     fn accept(&self, tally: &mut Tally, index: usize) {
-        tally.accepted_marks.add_range(self.first + index as u64, 1);
+        tally.accepted_numbers.add_range(self.first + index as u64, 1);
         tally.accepted += 1;
     }
 
-    /// The usual case, seen in the first bytes: reading the verdicts one by one would cost more than
-    /// all the rest of the generator.
+    /// Fast path for the usual case, from the first bytes: reading every outcome would cost more than the rest of the
+    /// generator.
     fn all_accepted(&self) -> bool {
-        match self.form {
-            Form::Json | Form::Segment => {
+        match self.format {
+            BodyFormat::Json | BodyFormat::Segment => {
                 let members = [&b"\"acceptedCount\":"[..], b"\"accepted_count\":"];
                 let body = self.body.strip_prefix(b"{").unwrap_or(self.body);
                 let digits = members.iter().find_map(|member| body.strip_prefix(*member)).unwrap_or_default();
                 let len = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
                 std::str::from_utf8(&digits[..len]).ok().and_then(|text| text.parse().ok()) == Some(self.count)
             }
-            Form::Binary => {
+            BodyFormat::Binary => {
                 let mut rest = self.body;
                 rest.first() == Some(&0x08) && {
                     rest = &rest[1..];
@@ -61,37 +61,37 @@ impl Answered<'_> {
     }
 
     fn duplicate_single(&self) -> bool {
-        match self.form {
-            Form::Json | Form::Segment => {
+        match self.format {
+            BodyFormat::Json | BodyFormat::Segment => {
                 serde_json::from_slice::<ItemDocument>(self.body).is_ok_and(|item| item.duplicate)
             }
-            Form::Binary => IngestEventResponse::decode(self.body).is_ok_and(|item| item.duplicate),
+            BodyFormat::Binary => IngestEventResponse::decode(self.body).is_ok_and(|item| item.duplicate),
         }
     }
 
-    /// Segment's API says that all went well, and names the first of those messages of which that is not true.
+    /// Segment's API reports success for the batch and lists only the first of its invalid messages.
     fn count_messages(&self, tally: &mut Tally) {
         let Ok(MessagesDocument { success: true, errors }) = serde_json::from_slice(self.body) else {
             tally.unacknowledged += self.count as u64;
             return tally.problem(|| "an answer of 2xx that cannot be read".to_owned());
         };
         if errors.is_empty() {
-            tally.accepted_marks.add_range(self.first, self.count);
+            tally.accepted_numbers.add_range(self.first, self.count);
             tally.accepted += self.count as u64;
             return;
         }
-        // There may be more of them than it names.
+        // There may be more of them than are listed.
         tally.rejected += errors.len() as u64;
         tally.unacknowledged += self.count.saturating_sub(errors.len()) as u64;
         tally.problem(|| format!("a message was rejected: {}: {}", errors[0].pointer, errors[0].detail));
     }
 
     fn count_items(&self, tally: &mut Tally) {
-        let items = match self.form {
-            Form::Json | Form::Segment => {
+        let items = match self.format {
+            BodyFormat::Json | BodyFormat::Segment => {
                 serde_json::from_slice::<BatchDocument>(self.body).ok().map(|batch| batch.results)
             }
-            Form::Binary => IngestEventBatchResponse::decode(self.body).ok().map(|batch| {
+            BodyFormat::Binary => IngestEventBatchResponse::decode(self.body).ok().map(|batch| {
                 let item = |result: crate::event::proto::EventResult| ItemDocument {
                     index: result.index as usize,
                     status: result.status,
@@ -106,7 +106,7 @@ impl Answered<'_> {
             tally.problem(|| "an answer of 2xx that cannot be read".to_owned());
             return;
         };
-        let verdicts = items.len().min(self.count);
+        let outcomes = items.len().min(self.count);
         for item in items.into_iter().filter(|item| item.index < self.count) {
             if item.status == "accepted" {
                 self.accept(tally, item.index);
@@ -116,7 +116,7 @@ impl Answered<'_> {
                 tally.problem(|| format!("event {} of a batch was rejected: {}", item.index, item.error));
             }
         }
-        tally.unacknowledged += (self.count - verdicts) as u64;
+        tally.unacknowledged += (self.count - outcomes) as u64;
     }
 }
 
@@ -138,7 +138,7 @@ struct BatchDocument {
     results: Vec<ItemDocument>,
 }
 
-/// Members with default values may be left out: that is proto3 JSON.
+/// proto3 JSON may leave out members with default values.
 #[derive(Deserialize)]
 #[serde(default)]
 #[derive(Default)]
@@ -154,9 +154,9 @@ mod tests {
     use super::*;
     use crate::event::proto::EventResult;
 
-    fn count(form: Form, body: &[u8], may_be_duplicate: bool) -> Tally {
+    fn count(format: BodyFormat, body: &[u8], may_be_duplicate: bool) -> Tally {
         let mut tally = Tally::default();
-        Answered { form, single: false, first: 1_000, count: 3, body, may_be_duplicate }.count_into(&mut tally);
+        Response { format, single: false, first: 1_000, count: 3, body, may_be_duplicate }.count_into(&mut tally);
         tally
     }
 
@@ -164,14 +164,14 @@ mod tests {
     fn a_batch_that_was_accepted_whole() {
         let json = br#"{"acceptedCount":3,"rejectedCount":0,"results":[]}"#;
         let binary = IngestEventBatchResponse { accepted_count: 3, ..Default::default() }.encode_to_vec();
-        for tally in [count(Form::Json, json, false), count(Form::Binary, &binary, false)] {
-            assert_eq!((tally.accepted, tally.rejected, tally.accepted_marks.len()), (3, 0, 3));
-            assert!(tally.accepted_marks.contains(1_002));
+        for tally in [count(BodyFormat::Json, json, false), count(BodyFormat::Binary, &binary, false)] {
+            assert_eq!((tally.accepted, tally.rejected, tally.accepted_numbers.len()), (3, 0, 3));
+            assert!(tally.accepted_numbers.contains(1_002));
         }
     }
 
     #[test]
-    fn verdicts_are_read_item_by_item_when_they_differ() {
+    fn outcomes_are_read_item_by_item_if_they_differ() {
         let json = br#"{"acceptedCount":2,"rejectedCount":1,"results":[{"eventId":"a","status":"accepted"},
             {"index":1,"status":"rejected","error":"/deviceId: is required"},
             {"index":2,"status":"accepted","duplicate":true}]}"#;
@@ -184,28 +184,28 @@ mod tests {
         };
         let results = vec![result(0, "accepted", false), result(1, "rejected", false), result(2, "accepted", true)];
         let binary = IngestEventBatchResponse { accepted_count: 2, rejected_count: 1, results }.encode_to_vec();
-        for tally in [count(Form::Json, json, true), count(Form::Binary, &binary, true)] {
+        for tally in [count(BodyFormat::Json, json, true), count(BodyFormat::Binary, &binary, true)] {
             assert_eq!((tally.accepted, tally.rejected, tally.duplicates, tally.unacknowledged), (2, 1, 1, 0));
-            assert!(tally.accepted_marks.contains(1_000) && !tally.accepted_marks.contains(1_001));
+            assert!(tally.accepted_numbers.contains(1_000) && !tally.accepted_numbers.contains(1_001));
             assert_eq!(tally.first_problem.as_deref(), Some("event 1 of a batch was rejected: /deviceId: is required"));
         }
     }
 
     #[test]
-    fn messages_are_accepted_unless_some_are_named() {
-        let tally = count(Form::Segment, br#"{"success":true}"#, true);
-        assert_eq!((tally.accepted, tally.accepted_marks.len()), (3, 3));
+    fn messages_are_accepted_unless_some_are_listed() {
+        let tally = count(BodyFormat::Segment, br#"{"success":true}"#, true);
+        assert_eq!((tally.accepted, tally.accepted_numbers.len()), (3, 3));
         let named = br#"{"success":true,"errors":[{"pointer":"/batch/1/type","detail":"is required"}]}"#;
-        let tally = count(Form::Segment, named, false);
+        let tally = count(BodyFormat::Segment, named, false);
         assert_eq!((tally.accepted, tally.rejected, tally.unacknowledged), (0, 1, 2));
         assert_eq!(tally.first_problem.as_deref(), Some("a message was rejected: /batch/1/type: is required"));
-        assert_eq!(count(Form::Segment, b"{}", false).unacknowledged, 3);
+        assert_eq!(count(BodyFormat::Segment, b"{}", false).unacknowledged, 3);
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_accepted() {
+    fn an_unreadable_response_accepts_nothing() {
         for body in [&b"{}"[..], b"", b"{\"acceptedCount\":2}", b"null"] {
-            let tally = count(Form::Json, body, false);
+            let tally = count(BodyFormat::Json, body, false);
             assert_eq!((tally.accepted, tally.unacknowledged), (0, 3), "{body:?}");
         }
     }

@@ -1,12 +1,12 @@
-//! A set of event numbers, one bit each: numbers are handed out densely from 0.
+//! A set of event numbers as a bitmap: numbers are allocated densely from 0.
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Marks {
+pub(super) struct NumberSet {
     words: Vec<u64>,
 }
 
-impl Marks {
-    /// Adds `count` numbers from `first` on.
+impl NumberSet {
+    /// Adds `count` numbers starting at `first`.
     pub(super) fn add_range(&mut self, first: u64, count: usize) {
         let (mut at, end) = (first as usize, first as usize + count);
         if self.words.len() * 64 < end {
@@ -19,7 +19,7 @@ impl Marks {
         }
     }
 
-    /// True when the number was not in the set before.
+    /// Returns `true` if the number is new.
     pub(super) fn add(&mut self, number: u64) -> bool {
         let new = !self.contains(number);
         self.add_range(number, 1);
@@ -34,7 +34,7 @@ impl Marks {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
-    /// How many numbers both sets hold.
+    /// The size of the intersection.
     pub(super) fn common(&self, other: &Self) -> u64 {
         self.words.iter().zip(&other.words).map(|(a, b)| u64::from((a & b).count_ones())).sum()
     }
@@ -56,21 +56,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_as_if_added_one_by_one() {
-        let (mut marks, mut model) = (Marks::default(), BTreeSet::new());
+    fn adding_a_range_equals_adding_its_numbers() {
+        let (mut numbers, mut model) = (NumberSet::default(), BTreeSet::new());
         for (first, count) in [(0, 1), (63, 2), (100, 28), (127, 1), (1_000, 200), (64, 64), (5_000, 0)] {
-            marks.add_range(first, count);
+            numbers.add_range(first, count);
             model.extend(first..first + count as u64);
         }
         for number in 0..1_300 {
-            assert_eq!(marks.contains(number), model.contains(&number), "{number}");
+            assert_eq!(numbers.contains(number), model.contains(&number), "{number}");
         }
-        assert_eq!(marks.len(), model.len() as u64);
-        assert!(marks.add(9_999) && !marks.add(9_999));
-        let mut other = Marks::default();
+        assert_eq!(numbers.len(), model.len() as u64);
+        assert!(numbers.add(9_999) && !numbers.add(9_999));
+        let mut other = NumberSet::default();
         other.add_range(1_190, 20);
-        assert_eq!(marks.common(&other), 10);
-        other.merge(&marks);
-        assert_eq!(other.len(), marks.len() + 10);
+        assert_eq!(numbers.common(&other), 10);
+        other.merge(&numbers);
+        assert_eq!(other.len(), numbers.len() + 10);
     }
 }

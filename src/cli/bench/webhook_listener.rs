@@ -1,4 +1,4 @@
-//! The other end of a webhook: takes the product's calls and notes when each event came back.
+//! The receiver of webhooks: accepts the product's calls and records when each event came back.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,26 +15,26 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::flights::Flights;
-use super::identity::RunTag;
+use super::round_trips::RoundTrips;
+use super::run_ids::RunTag;
 use crate::base::supervisor::Tasks;
 use crate::cli::client::{AdminArgs, AdminClient, percent_encoded};
 use crate::cli::failure::Failure;
 use crate::cli::output::note;
 
 const BODY_BYTES_MAX: usize = 1 << 20;
-/// Pause after an accept that failed, as when no file descriptors are left.
+/// Pause after a failed accept, such as when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const CONNECTIONS_MAX: usize = 256;
 
-/// A listening webhook, and the tasks that serve it.
+/// A webhook receiver and the tasks that serve it.
 pub(super) struct Listener {
     pub(super) url: String,
     tasks: Tasks,
 }
 
 impl Listener {
-    pub(super) async fn start(address: SocketAddr, run: RunTag, flights: Arc<Flights>) -> Result<Self, Failure> {
+    pub(super) async fn start(address: SocketAddr, run: RunTag, round_trips: Arc<RoundTrips>) -> Result<Self, Failure> {
         let cannot = |error| Failure::failed(format!("cannot listen for webhooks on {address}: {error}"));
         let listener = TcpListener::bind(address).await.map_err(cannot)?;
         let url = format!("http://{}/{}", listener.local_addr().map_err(cannot)?, run.name());
@@ -42,7 +42,7 @@ impl Listener {
         let accepting = tasks.clone();
         tasks.spawn(async move {
             let stop = accepting.stop().clone();
-            stop.run_until_cancelled(accept(listener, run, flights, &accepting)).await;
+            stop.run_until_cancelled(accept(listener, run, round_trips, &accepting)).await;
         });
         Ok(Self { url, tasks })
     }
@@ -53,7 +53,7 @@ impl Listener {
     }
 }
 
-async fn accept(listener: TcpListener, run: RunTag, flights: Arc<Flights>, tasks: &Tasks) {
+async fn accept(listener: TcpListener, run: RunTag, round_trips: Arc<RoundTrips>, tasks: &Tasks) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) if tasks.len() <= CONNECTIONS_MAX => stream,
@@ -63,14 +63,14 @@ async fn accept(listener: TcpListener, run: RunTag, flights: Arc<Flights>, tasks
                 continue;
             }
         };
-        // Without it a small answer may wait for the other side's acknowledgement.
+        // Otherwise a small response may wait for the peer's acknowledgement.
         let _ = stream.set_nodelay(true);
-        let flights = flights.clone();
+        let round_trips = round_trips.clone();
         let stop = tasks.stop().clone();
         tasks.spawn(async move {
-            let service = service_fn(move |request| receive(request, run, flights.clone()));
+            let service = service_fn(move |request| receive(request, run, round_trips.clone()));
             let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            // A connection that breaks is the sender's to notice: it tries again.
+            // The sender notices a broken connection and retries.
             let _ = stop.run_until_cancelled(connection).await;
         });
     }
@@ -79,13 +79,13 @@ async fn accept(listener: TcpListener, run: RunTag, flights: Arc<Flights>, tasks
 async fn receive(
     request: Request<Incoming>,
     run: RunTag,
-    flights: Arc<Flights>,
+    round_trips: Arc<RoundTrips>,
 ) -> Result<Response<Empty<Bytes>>, Infallible> {
     let mut response = Response::new(Empty::new());
     match Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await {
         Ok(body) => {
             if let Some(number) = event_id(&body.to_bytes()).and_then(|id| run.number(id)) {
-                flights.received(number, Instant::now());
+                round_trips.received(number, Instant::now());
             }
         }
         Err(_) => *response.status_mut() = StatusCode::BAD_REQUEST,
@@ -93,14 +93,14 @@ async fn receive(
     Ok(response)
 }
 
-/// The text after `"event_id":`, without reading the rest of the document.
+/// The value of `"event_id"`, without parsing the rest of the document.
 fn event_id(body: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(body).ok()?;
     let after = text.split_once("\"event_id\"")?.1.trim_start().strip_prefix(':')?.trim_start();
     after.strip_prefix('"')?.split_once('"').map(|(id, _)| id)
 }
 
-/// A webhook and a rule that matches every event, made for one run.
+/// A webhook and a rule that matches every event, created for one run.
 pub(super) struct Registration {
     client: AdminClient,
     name: String,
@@ -121,7 +121,7 @@ impl Registration {
         Ok(registration)
     }
 
-    /// What cannot be removed is named: it is the operator's to remove.
+    /// Names whatever cannot be removed, for the operator to remove.
     pub(super) async fn remove(self) {
         for collection in ["rules", "webhooks"] {
             let path = format!("{collection}/{}", percent_encoded(&self.name));
