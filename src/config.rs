@@ -31,7 +31,7 @@ use figment::providers::{Format, Toml};
 
 pub use choice::{Codec, LogFormat, LogLevel, Publishing, SslMode, Storage};
 pub use cors::{Origins, Seconds, Tokens};
-pub use error::{ConfigError, Wrong};
+pub use error::{ConfigError, InvalidSetting};
 pub use exposure::Exposure;
 pub use hive::{HiveName, Metastores};
 use layers::{FileLayer, TextLayer};
@@ -40,7 +40,7 @@ pub use rate_limit::Rate;
 use read::source;
 pub use retention::Retention;
 pub use settings::{Config, NAMES};
-pub use token::{Replaced, Token};
+pub use token::{KeyReplaced, Token};
 pub use value::{
     Address, Attempts, Count, Factor, Flag, Limit, List, Networks, Period, Secret, SecretKey, Setting, Size, Url,
 };
@@ -96,10 +96,10 @@ fn load_from(
     environment: impl Iterator<Item = (String, String)>,
     flags: &[(&'static str, String)],
 ) -> Result<Loaded, ConfigError> {
-    let mut wrong = Vec::new();
+    let mut invalid = Vec::new();
     let mut layers = Figment::from(Toml::string(DEFAULTS));
     if let Some(path) = file {
-        layers = layers.merge(FileLayer::read(path, &mut wrong)?);
+        layers = layers.merge(FileLayer::read(path, &mut invalid)?);
     }
     let mut known = Vec::new();
     // An empty variable, as a compose file passes an unset one, counts as unset.
@@ -107,7 +107,7 @@ fn load_from(
     for (name, value) in environment.clone() {
         if let Some(instead) = unsupported(&name, &value, &environment) {
             let allowed = format!("{instead}; unset it");
-            wrong.push(Wrong { key: name, value: None, source: "environment".into(), allowed });
+            invalid.push(InvalidSetting { key: name, value: None, source: "environment".into(), allowed });
         } else if let Some(known_name) = NAMES
             .iter()
             .find(|known| known.eq_ignore_ascii_case(&name) && name.chars().all(|c| !c.is_ascii_lowercase()))
@@ -117,13 +117,13 @@ fn load_from(
     }
     layers = layers.merge(TextLayer { name: "environment", values: known });
     layers = layers.merge(TextLayer { name: "flag", values: flags.to_vec() });
-    let config = Config::read(&layers, &mut wrong);
+    let config = Config::read(&layers, &mut invalid);
     match config {
-        Some(config) if wrong.is_empty() => {
-            check::check(&config, &layers, &mut wrong);
-            if wrong.is_empty() { Ok(Loaded { config, layers }) } else { Err(ConfigError::Wrong(wrong)) }
+        Some(config) if invalid.is_empty() => {
+            check::check(&config, &layers, &mut invalid);
+            if invalid.is_empty() { Ok(Loaded { config, layers }) } else { Err(ConfigError::Invalid(invalid)) }
         }
-        _ => Err(ConfigError::Wrong(wrong)),
+        _ => Err(ConfigError::Invalid(invalid)),
     }
 }
 
@@ -237,8 +237,8 @@ mod tests {
 
     #[test]
     fn max_event_bytes_is_bounded() {
-        for wrong in ["0", "999", "8000001", "1GiB"] {
-            let error = load_env(&[("MAX_EVENT_BYTES", wrong)]).unwrap_err().to_string();
+        for invalid in ["0", "999", "8000001", "1GiB"] {
+            let error = load_env(&[("MAX_EVENT_BYTES", invalid)]).unwrap_err().to_string();
             assert!(error.contains("max_event_bytes") && error.contains("1KB to 8MB"), "{error}");
         }
         for (right, bytes) in [("1KB", 1_000), ("4MiB", 4 << 20), ("8MB", 8_000_000)] {
@@ -250,10 +250,10 @@ mod tests {
     #[test]
     fn the_memory_for_requests_holds_the_largest_body() {
         assert!(load_env(&[("HTTP_MEMORY_MAX", "10MiB")]).is_ok());
-        for wrong in
+        for invalid in
             [[("HTTP_MEMORY_MAX", "9MiB"), ("X", "")], [("HTTP_MEMORY_MAX", "3MiB"), ("MAX_BODY_SIZE", "1MiB")]]
         {
-            let error = load_env(&wrong).unwrap_err().to_string();
+            let error = load_env(&invalid).unwrap_err().to_string();
             assert!(error.contains("http_memory_max") && error.contains("twice max_body_size"), "{error}");
         }
         assert!(load_env(&[("MAX_BODY_SIZE", "40MiB")]).is_err());

@@ -29,7 +29,7 @@ impl Choice {
             postgres: config.database_url.is_some() || config.database_host.is_some() || !roles.is_all(),
             objects: in_objects(config),
             reaction: roles.has(Role::Reaction),
-            keys: roles.has(Role::Gateway) && config.asks_for_keys(),
+            keys: roles.has(Role::Gateway) && config.requires_api_keys(),
             retention: roles.has(Role::Sink)
                 && config.warehouse_retention.as_ref().is_some_and(|retention| retention.is_finite())
                 && (config.database_url.is_some() || config.database_host.is_some()),

@@ -244,7 +244,7 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
 /// The settings that the gateway's OpenAPI document shows.
 pub(super) fn document_options(config: &Config) -> gateway::DocumentOptions {
     gateway::DocumentOptions {
-        keys: config.asks_for_keys(),
+        keys: config.requires_api_keys(),
         quarantine: config.quarantine.0,
         batch_events_max: config.max_batch_events.0,
     }
@@ -342,11 +342,11 @@ pub(super) fn engine(config: &Config) -> EngineSettings {
         refresh_interval: config.engine_rule_refresh_interval.0.min(config.anomaly_config_refresh_interval.0),
         ack_wait: config.nats_ack_wait.0,
         max_attempts: config.dispatcher_max_attempts.0 as u32,
-        disabled_owed: BacklogLimits {
+        disabled_backlog: BacklogLimits {
             deliveries_max: config.webhook_disabled_max_pending.0 as u64,
             age_max: config.webhook_disabled_max_age.0,
         },
-        evaluations_max: config.engine_max_concurrent_evaluations.0,
+        match_threads_max: config.engine_max_concurrent_evaluations.0,
         state_cleanup_interval: config.anomaly_state_cleanup_interval.0,
         state_retention: config.anomaly_state_retention_duration.0,
         ..EngineSettings::default()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use figment::Figment;
 
-use super::error::Wrong;
+use super::error::InvalidSetting;
 use super::file_url::directory_of;
 use super::read::source;
 use super::settings::Config;
@@ -20,9 +20,14 @@ const HTTP_MEMORY_LEAST: u64 = 4 << 20;
 const PARALLEL_MAX: usize = 64;
 
 /// Reports every combination of values that cannot work.
-pub(super) fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
+pub(super) fn check(config: &Config, layers: &Figment, invalid: &mut Vec<InvalidSetting>) {
     let mut refuse = |key: &str, value: String, allowed: &str| {
-        wrong.push(Wrong { key: key.into(), value: Some(value), source: source(layers, key), allowed: allowed.into() });
+        invalid.push(InvalidSetting {
+            key: key.into(),
+            value: Some(value),
+            source: source(layers, key),
+            allowed: allowed.into(),
+        });
     };
     if config.max_batch_events.0 > 1_000 {
         refuse("max_batch_events", config.max_batch_events.show(), "a whole number from 1 to 1000");

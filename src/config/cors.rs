@@ -120,7 +120,7 @@ mod tests {
             assert_eq!(origins.show(), shown, "{text}");
             assert_eq!(Origins::parse(shown).unwrap(), origins);
         }
-        for wrong in [
+        for invalid in [
             "",
             "null",
             "example.com",
@@ -139,19 +139,19 @@ mod tests {
             "//example.com",
             "https://example.com null",
         ] {
-            assert!(Origins::parse(wrong).is_err(), "{wrong:?}");
+            assert!(Origins::parse(invalid).is_err(), "{invalid:?}");
         }
     }
 
     #[test]
     fn lists_and_seconds_are_validated() {
         assert_eq!(Tokens::parse("GET, X-API-Key,*").unwrap().show(), "GET,X-API-Key,*");
-        for wrong in ["", ",", "X API", "a:b", "a\r\nb", "é"] {
-            assert!(Tokens::parse(wrong).is_err(), "{wrong:?}");
+        for invalid in ["", ",", "X API", "a:b", "a\r\nb", "é"] {
+            assert!(Tokens::parse(invalid).is_err(), "{invalid:?}");
         }
         assert_eq!(Seconds::parse("86400").unwrap(), Seconds::parse("24h").unwrap());
-        for wrong in ["", "-1", "soon"] {
-            assert!(Seconds::parse(wrong).is_err(), "{wrong:?}");
+        for invalid in ["", "-1", "soon"] {
+            assert!(Seconds::parse(invalid).is_err(), "{invalid:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// One invalid setting.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Wrong {
+pub struct InvalidSetting {
     pub key: String,
     pub value: Option<String>,
     pub source: String,
@@ -16,21 +16,21 @@ pub struct Wrong {
 #[derive(Debug)]
 pub enum ConfigError {
     File { path: PathBuf, detail: String },
-    Wrong(Vec<Wrong>),
+    Invalid(Vec<InvalidSetting>),
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, detail } => write!(f, "cannot read configuration file {}: {detail}", path.display()),
-            Self::Wrong(all) => {
-                for (index, wrong) in all.iter().enumerate() {
+            Self::Invalid(all) => {
+                for (index, invalid) in all.iter().enumerate() {
                     let separator = if index == 0 { "" } else { "\n" };
-                    let value = wrong.value.as_ref().map(|value| format!(" = {value:?}")).unwrap_or_default();
+                    let value = invalid.value.as_ref().map(|value| format!(" = {value:?}")).unwrap_or_default();
                     write!(
                         f,
                         "{separator}{}{value} (from {}) is not allowed; allowed: {}",
-                        wrong.key, wrong.source, wrong.allowed
+                        invalid.key, invalid.source, invalid.allowed
                     )?;
                 }
                 Ok(())

@@ -40,7 +40,7 @@ impl Config {
     }
 
     /// Whether the gateway requires API keys.
-    pub fn asks_for_keys(&self) -> bool {
+    pub fn requires_api_keys(&self) -> bool {
         self.auth_enabled.map_or_else(|| self.exposure().is_public(), |enabled| enabled.0)
     }
 
@@ -77,7 +77,7 @@ mod tests {
             (&[proxied, everywhere][..], Exposure::Network, true, true),
         ] {
             let config = load_env(environment).unwrap().config;
-            let found = (config.exposure(), config.asks_for_keys(), config.is_rate_limited());
+            let found = (config.exposure(), config.requires_api_keys(), config.is_rate_limited());
             assert_eq!(found, (exposure, asks, limited), "{environment:?}");
         }
         assert!(load_env(&[("AUTH_ENABLED", "maybe")]).unwrap_err().to_string().contains("auth_enabled"));

@@ -66,7 +66,7 @@ mod tests {
             assert_eq!(Metastores::parse(text).unwrap().0, addresses, "{text}");
         }
         assert_eq!(Metastores::parse("thrift://hms").unwrap().show(), "thrift://hms:9083");
-        for wrong in [
+        for invalid in [
             "",
             "hms:9083",
             "http://hms:9083",
@@ -77,7 +77,7 @@ mod tests {
             "thrift://hms:1/db",
             "thrift://::1:9083",
         ] {
-            assert!(Metastores::parse(wrong).is_err(), "{wrong}");
+            assert!(Metastores::parse(invalid).is_err(), "{invalid}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
-use super::error::{ConfigError, Wrong};
+use super::error::{ConfigError, InvalidSetting};
 use super::settings::NAMES;
 
 /// A layer of names and texts: the environment or flags.
@@ -32,7 +32,7 @@ pub(super) struct FileLayer {
 }
 
 impl FileLayer {
-    pub(super) fn read(path: &Path, wrong: &mut Vec<Wrong>) -> Result<Self, ConfigError> {
+    pub(super) fn read(path: &Path, invalid: &mut Vec<InvalidSetting>) -> Result<Self, ConfigError> {
         let unreadable = |detail: String| ConfigError::File { path: path.to_owned(), detail };
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
         let values: Dict = toml::from_str(&text).map_err(|error| {
@@ -46,7 +46,7 @@ impl FileLayer {
                 Some(name) => format!("a setting's name; did you mean {name}?"),
                 None => "a setting's name; `causality config` lists them".into(),
             };
-            wrong.push(Wrong { key: key.clone(), value: None, source: path.display().to_string(), allowed });
+            invalid.push(InvalidSetting { key: key.clone(), value: None, source: path.display().to_string(), allowed });
         }
         Ok(Self { path: path.to_owned(), values })
     }

@@ -126,8 +126,8 @@ mod tests {
     fn names_that_no_server_accepts_are_refused() {
         let long = "n".repeat(NAME_BYTES_MAX + 1);
         for name in ["CONSUMER_NAME", "NATS_STREAM_NAME", "NATS_STREAM_DLQ_STREAM_NAME"] {
-            for wrong in ["a.b", "a*", ">", "a b", "a/b", "a\\b", "a\tb", &long] {
-                refused(name, wrong);
+            for invalid in ["a.b", "a*", ">", "a b", "a/b", "a\\b", "a\tb", &long] {
+                refused(name, invalid);
             }
             load_env(&[(name, "Rules_2-b")]).unwrap();
         }
@@ -138,8 +138,8 @@ mod tests {
 
     #[test]
     fn readers_are_roles_that_read() {
-        for wrong in ["gateway", "sink,analysis-engine", "all"] {
-            refused("NATS_STREAM_READERS", wrong);
+        for invalid in ["gateway", "sink,analysis-engine", "all"] {
+            refused("NATS_STREAM_READERS", invalid);
         }
         for right in ["sink", "reaction", "reaction,sink"] {
             load_env(&[("NATS_STREAM_READERS", right)]).unwrap();
@@ -148,14 +148,14 @@ mod tests {
 
     #[test]
     fn numbers_that_no_server_accepts_are_refused() {
-        for wrong in ["0", "2", "4", "6"] {
-            refused("NATS_STREAM_REPLICAS", wrong);
+        for invalid in ["0", "2", "4", "6"] {
+            refused("NATS_STREAM_REPLICAS", invalid);
         }
         for right in ["1", "3", "5"] {
             load_env(&[("NATS_STREAM_REPLICAS", right)]).unwrap();
         }
-        for wrong in ["0", "-2", "many"] {
-            refused("NATS_MAX_RECONNECTS", wrong);
+        for invalid in ["0", "-2", "many"] {
+            refused("NATS_MAX_RECONNECTS", invalid);
         }
         assert_eq!(load_env(&[("NATS_MAX_RECONNECTS", "2")]).unwrap().config.nats_max_reconnects.0, Some(2));
         assert_eq!(load_env(&[("NATS_MAX_RECONNECTS", "-1")]).unwrap().config.nats_max_reconnects.0, None);

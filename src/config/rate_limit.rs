@@ -79,8 +79,8 @@ mod tests {
         // In the environment, 0 is the only way to undo a file's limit.
         assert_eq!(rate("0").unwrap().rate_limit_events(), None);
         assert_eq!(rate("10000").unwrap().rate_limit_events(), Some(10_000));
-        for wrong in ["-1", "off", "1.5", "1000000001"] {
-            let error = rate(wrong).unwrap_err().to_string();
+        for invalid in ["-1", "off", "1.5", "1000000001"] {
+            let error = rate(invalid).unwrap_err().to_string();
             assert!(error.contains("rate_limit_events_per_second") && error.contains("0 for none"), "{error}");
         }
     }
@@ -92,8 +92,8 @@ mod tests {
             assert!(error.contains(&name.to_ascii_lowercase()) && error.contains("hundredth"), "{error}");
             load_env(&[(name, "10")]).unwrap();
         }
-        for wrong in ["0", "-1", "many", "1.5"] {
-            load_env(&[("RATE_LIMIT_REQUESTS_PER_SECOND", wrong)]).unwrap_err();
+        for invalid in ["0", "-1", "many", "1.5"] {
+            load_env(&[("RATE_LIMIT_REQUESTS_PER_SECOND", invalid)]).unwrap_err();
         }
     }
 }

@@ -3,7 +3,7 @@
 use figment::Figment;
 use figment::value::Value;
 
-use super::error::Wrong;
+use super::error::InvalidSetting;
 use super::redaction::shown;
 use super::value::Setting;
 
@@ -16,8 +16,13 @@ pub(super) fn source(layers: &Figment, name: &str) -> String {
     }
 }
 
-pub(super) fn read_one<T: Setting>(layers: &Figment, name: &str, required: bool, wrong: &mut Vec<Wrong>) -> Option<T> {
-    let refuse = |value: Option<String>, allowed: String| Wrong {
+pub(super) fn read_one<T: Setting>(
+    layers: &Figment,
+    name: &str,
+    required: bool,
+    invalid: &mut Vec<InvalidSetting>,
+) -> Option<T> {
+    let refuse = |value: Option<String>, allowed: String| InvalidSetting {
         key: name.into(),
         value,
         source: source(layers, name),
@@ -25,12 +30,12 @@ pub(super) fn read_one<T: Setting>(layers: &Figment, name: &str, required: bool,
     };
     let Ok(value) = layers.find_value(name) else {
         if required {
-            wrong.push(refuse(None, "a value: it has no default".into()));
+            invalid.push(refuse(None, "a value: it has no default".into()));
         }
         return None;
     };
     let Some(text) = text_of(&value) else {
-        wrong.push(refuse(None, "text, a number, true or false, or a list of texts".into()));
+        invalid.push(refuse(None, "text, a number, true or false, or a list of texts".into()));
         return None;
     };
     match T::parse(&text) {
@@ -38,7 +43,7 @@ pub(super) fn read_one<T: Setting>(layers: &Figment, name: &str, required: bool,
         // An invalid secret is still secret.
         Err(allowed) => {
             let shown = if T::CONFIDENTIAL { "***".into() } else { shown(&text) };
-            wrong.push(refuse(Some(shown), allowed));
+            invalid.push(refuse(Some(shown), allowed));
             None
         }
     }

@@ -26,7 +26,7 @@ impl Retention {
 
 impl Setting for Retention {
     fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || {
+        let invalid = || {
             "durations from 1d, or forever, separated by commas: one for all apps, and one for each app that has \
              another, such as 400d, shop: 90d, 007: forever"
                 .to_owned()
@@ -36,7 +36,7 @@ impl Setting for Retention {
             let (app, age) = part.rsplit_once(':').map_or((None, part), |(app, age)| (Some(app.trim()), age.trim()));
             let age = match age {
                 FOREVER => None,
-                age => Some(Period::parse(age).ok().filter(|age| age.0 >= DAY).ok_or_else(wrong)?.0),
+                age => Some(Period::parse(age).ok().filter(|age| age.0 >= DAY).ok_or_else(invalid)?.0),
             };
             let is_first = match app {
                 None => all.replace(age).is_none(),
@@ -44,7 +44,7 @@ impl Setting for Retention {
                 Some(_) => false,
             };
             if !is_first {
-                return Err(wrong());
+                return Err(invalid());
             }
         }
         Ok(Self { all: all.flatten(), apps })
@@ -91,11 +91,11 @@ mod tests {
 
     #[test]
     fn invalid_retentions_are_reported_with_the_allowed_ones() {
-        for wrong in
+        for invalid in
             ["400", "23h", "1d, 2d", "shop: 1d, shop: 2d", "shop", "shop: ", ": 1d", "a b: 1d", "x/y: 1d", "never"]
         {
-            let error = load_env(&[("WAREHOUSE_RETENTION", wrong)]).unwrap_err().to_string();
-            assert!(error.contains("warehouse_retention") && error.contains("shop: 90d"), "{wrong}: {error}");
+            let error = load_env(&[("WAREHOUSE_RETENTION", invalid)]).unwrap_err().to_string();
+            assert!(error.contains("warehouse_retention") && error.contains("shop: 90d"), "{invalid}: {error}");
         }
         let config = load_env(&[("WAREHOUSE_RETENTION", "shop: 2d")]).unwrap().config;
         assert!(config.warehouse_retention.unwrap().is_finite());

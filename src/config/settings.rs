@@ -4,11 +4,11 @@ use figment::Figment;
 
 use super::choice::{Codec, LogFormat, LogLevel, Publishing, SslMode, Storage};
 use super::cors::{Origins, Seconds, Tokens};
-use super::error::Wrong;
+use super::error::InvalidSetting;
 use super::hive::{HiveName, Metastores};
 use super::read::read_one;
 use super::retention::Retention;
-use super::token::{Replaced, Token};
+use super::token::{KeyReplaced, Token};
 use super::value::{
     Address, Attempts, Count, Factor, Flag, Limit, List, Networks, Period, Secret, SecretKey, Setting, Size, Url,
 };
@@ -27,9 +27,9 @@ macro_rules! settings {
         pub const NAMES: &[&str] = &[$(stringify!($name),)+ $(stringify!($optional)),+];
 
         impl Config {
-            pub(super) fn read(layers: &Figment, wrong: &mut Vec<Wrong>) -> Option<Self> {
-                $(let $name = read_one::<$type>(layers, stringify!($name), true, wrong);)+
-                $(let $optional = read_one::<$inner>(layers, stringify!($optional), false, wrong);)+
+            pub(super) fn read(layers: &Figment, invalid: &mut Vec<InvalidSetting>) -> Option<Self> {
+                $(let $name = read_one::<$type>(layers, stringify!($name), true, invalid);)+
+                $(let $optional = read_one::<$inner>(layers, stringify!($optional), false, invalid);)+
                 Some(Self { $($name: $name?,)+ $($optional,)+ })
             }
 
@@ -177,5 +177,5 @@ settings! {
     webhook_client_cert_file: String,
     webhook_client_key_file: String,
     secrets_key: SecretKey,
-    secrets_key_replaced: Replaced,
+    secrets_key_replaced: KeyReplaced,
 }

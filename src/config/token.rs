@@ -42,9 +42,9 @@ impl Setting for Token {
 /// Whether `secrets_key` replaces another key. Users may enter that key here by mistake, so errors do not repeat the
 /// value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Replaced(pub bool);
+pub struct KeyReplaced(pub bool);
 
-impl Setting for Replaced {
+impl Setting for KeyReplaced {
     const CONFIDENTIAL: bool = true;
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -63,8 +63,8 @@ mod tests {
     #[test]
     fn a_token_is_long_and_fits_a_header() {
         assert_eq!(Token::parse(&format!(" {}\n", "a1".repeat(16))).unwrap().0, "a1".repeat(16));
-        for wrong in ["", "short", &"a".repeat(31), &"a".repeat(513), &"a b".repeat(16), &"ä".repeat(32)] {
-            assert!(Token::parse(wrong).unwrap_err().contains("32 to 512"), "{wrong}");
+        for invalid in ["", "short", &"a".repeat(31), &"a".repeat(513), &"a b".repeat(16), &"ä".repeat(32)] {
+            assert!(Token::parse(invalid).unwrap_err().contains("32 to 512"), "{invalid}");
         }
     }
 }

@@ -30,19 +30,19 @@ const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 
 impl Setting for Period {
     fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || "a duration such as 500ms, 30s, 5m or 168h".to_owned();
+        let invalid = || "a duration such as 500ms, 30s, 5m or 168h".to_owned();
         let mut rest = text.trim();
         if rest.is_empty() {
-            return Err(wrong());
+            return Err(invalid());
         }
         let mut total_ms = 0u64;
         while !rest.is_empty() {
-            let unit_at = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+            let unit_at = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
             let (count, tail) = rest.split_at(unit_at);
             let (unit, tail) = tail.split_at(tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len()));
-            let count: u64 = count.parse().map_err(|_| wrong())?;
-            let (_, unit_ms) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
-            total_ms = count.checked_mul(*unit_ms).and_then(|ms| total_ms.checked_add(ms)).ok_or_else(wrong)?;
+            let count: u64 = count.parse().map_err(|_| invalid())?;
+            let (_, unit_ms) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(invalid)?;
+            total_ms = count.checked_mul(*unit_ms).and_then(|ms| total_ms.checked_add(ms)).ok_or_else(invalid)?;
             rest = tail;
         }
         Ok(Self(Duration::from_millis(total_ms)))
@@ -149,12 +149,12 @@ impl std::str::FromStr for Address {
 
 impl Setting for Address {
     fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || "host:port, or :port for every interface".to_owned();
-        let (host, port) = text.trim().rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().map_err(|_| wrong())?;
+        let invalid = || "host:port, or :port for every interface".to_owned();
+        let (host, port) = text.trim().rsplit_once(':').ok_or_else(invalid)?;
+        let port = port.parse().map_err(|_| invalid())?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if host.contains(|c: char| c.is_whitespace() || matches!(c, '/' | '@' | '?' | '#')) {
-            return Err(wrong());
+            return Err(invalid());
         }
         Ok(Self { host: host.to_owned(), port })
     }
@@ -398,8 +398,8 @@ mod tests {
             assert_eq!(Period::parse(&period.show()).unwrap(), period);
         }
         assert_eq!(Period::parse("0s").unwrap().0, Duration::ZERO);
-        for wrong in ["", "5", "m", "5 m", "-1s", "5x", "99999999999999999h", "1h2"] {
-            assert!(Period::parse(wrong).is_err(), "{wrong:?}");
+        for invalid in ["", "5", "m", "5 m", "-1s", "5x", "99999999999999999h", "1h2"] {
+            assert!(Period::parse(invalid).is_err(), "{invalid:?}");
         }
     }
 
@@ -414,8 +414,8 @@ mod tests {
             assert_eq!(Size::parse(text).unwrap(), Size(bytes));
             assert_eq!(Size(bytes).show(), shown);
         }
-        for wrong in ["", "MB", "-1", "5 XB", "99999999999TiB"] {
-            assert!(Size::parse(wrong).is_err(), "{wrong:?}");
+        for invalid in ["", "MB", "-1", "5 XB", "99999999999TiB"] {
+            assert!(Size::parse(invalid).is_err(), "{invalid:?}");
         }
     }
 
@@ -452,16 +452,16 @@ mod tests {
             let parsed = Url::parse(url).unwrap();
             assert_eq!((parsed.show(), format!("{parsed:?}")), (shown.to_owned(), shown.to_owned()));
         }
-        for wrong in ["", "h:4222", "nats://", "://h", "nats://a,b"] {
-            assert!(Url::parse(wrong).is_err(), "{wrong:?}");
+        for invalid in ["", "h:4222", "nats://", "://h", "nats://a,b"] {
+            assert!(Url::parse(invalid).is_err(), "{invalid:?}");
         }
     }
 
     #[test]
     fn networks_and_keys_are_validated() {
         assert_eq!(Networks::parse("10.0.0.0/8, loopback,::1").unwrap().0, ["10.0.0.0/8", "loopback", "::1"]);
-        for wrong in ["10.0.0.0/33", "everything", "10.0.0/8", "::1/129"] {
-            assert!(Networks::parse(wrong).is_err(), "{wrong:?}");
+        for invalid in ["10.0.0.0/33", "everything", "10.0.0/8", "::1/129"] {
+            assert!(Networks::parse(invalid).is_err(), "{invalid:?}");
         }
         assert!(SecretKey::parse(&"0f".repeat(32)).is_ok());
         assert!(SecretKey::parse("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").is_ok());
@@ -475,8 +475,8 @@ mod tests {
         assert!(Address::parse("localhost:1").unwrap().is_loopback());
         let everywhere = Address::parse(":8080").unwrap();
         assert_eq!((everywhere.host_port().as_str(), everywhere.is_loopback()), ("0.0.0.0:8080", false));
-        for wrong in ["8080", "127.0.0.1", "host:99999", "http://x:1", ""] {
-            assert!(Address::parse(wrong).is_err(), "{wrong:?}");
+        for invalid in ["8080", "127.0.0.1", "host:99999", "http://x:1", ""] {
+            assert!(Address::parse(invalid).is_err(), "{invalid:?}");
         }
     }
 }

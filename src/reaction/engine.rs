@@ -296,7 +296,7 @@ impl Engine {
             let effects = Effects { consumer: self.consumer.clone(), acknowledged, ..Effects::default() };
             let (ruleset, groups, faults) = (&mut self.ruleset, &mut self.groups, &mut self.faults);
             let mut evaluation = Evaluation::new(ruleset, groups, faults, &self.stop, effects, &self.settings);
-            let taken = off_the_runtime(|| evaluation.take(batch, &consumed, undecodable));
+            let taken = off_the_runtime(|| evaluation.evaluate(batch, &consumed, undecodable));
             let (evaluated, matches) = (evaluation.evaluated, evaluation.matches);
             let effects = evaluation.finish();
             let found = effects.anomaly_events.len() as u64;
@@ -466,10 +466,10 @@ impl Engine {
     fn clean_up(&mut self) {
         let retention_ms = i64::try_from(self.settings.state_retention.as_millis()).unwrap_or(i64::MAX);
         let before_ms = Timestamp::now().as_millisecond().saturating_sub(retention_ms);
-        let (store, disabled_owed) = (self.store.clone(), self.settings.disabled_owed);
+        let (store, disabled_backlog) = (self.store.clone(), self.settings.disabled_backlog);
         self.background.push(Box::pin(async move {
             let forgotten = store.delete_expired(before_ms).await;
-            match store.trim_backlog(disabled_owed).await {
+            match store.trim_backlog(disabled_backlog).await {
                 Ok(0) => {}
                 Ok(deliveries) => {
                     warn!(deliveries, "deliveries of disabled webhooks waited too long and were given up")

@@ -74,7 +74,7 @@ impl<'a> Evaluation<'a> {
         effects: Effects,
         settings: &EngineSettings,
     ) -> Self {
-        let backlog_max = Some(settings.disabled_owed.deliveries_max);
+        let backlog_max = Some(settings.disabled_backlog.deliveries_max);
         let effects = Effects { backlog_max, ..effects };
         Self {
             ruleset,
@@ -83,7 +83,7 @@ impl<'a> Evaluation<'a> {
             stop: stop.clone(),
             now: Timestamp::now(),
             max_attempts: settings.max_attempts,
-            threads: settings.evaluations_max,
+            threads: settings.match_threads_max,
             effects,
             bytes: 0,
             evaluated: 0,
@@ -93,7 +93,7 @@ impl<'a> Evaluation<'a> {
 
     /// Evaluates messages until none is left, the effects fill one commit, or the engine stops. Returns the number of
     /// messages consumed.
-    pub(super) fn take(
+    pub(super) fn evaluate(
         &mut self,
         deliveries: &[Delivery],
         consumed: &HashSet<Cause>,

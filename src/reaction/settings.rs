@@ -23,9 +23,9 @@ pub struct EngineSettings {
     /// Attempts allowed for a new delivery.
     pub max_attempts: u32,
     /// Bounds on the pending deliveries of each disabled webhook.
-    pub disabled_owed: BacklogLimits,
+    pub disabled_backlog: BacklogLimits,
     /// Threads that match rules against one batch.
-    pub evaluations_max: usize,
+    pub match_threads_max: usize,
     /// Groups kept for one anomaly config; the least recently touched are evicted first.
     pub groups_max: usize,
     /// How often stale anomaly state is deleted.
@@ -45,8 +45,8 @@ impl Default for EngineSettings {
             max_deliver: 10,
             floor_interval: Duration::from_secs(5),
             max_attempts: 100,
-            disabled_owed: BacklogLimits { deliveries_max: 10_000, age_max: Duration::from_secs(7 * 24 * 3_600) },
-            evaluations_max: 1,
+            disabled_backlog: BacklogLimits { deliveries_max: 10_000, age_max: Duration::from_secs(7 * 24 * 3_600) },
+            match_threads_max: 1,
             groups_max: 10_000,
             state_cleanup_interval: Duration::from_secs(60),
             state_retention: Duration::from_secs(24 * 3_600),

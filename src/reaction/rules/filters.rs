@@ -52,14 +52,14 @@ pub(in crate::reaction) fn check_filters(
         return errors;
     }
     if let Some(event_type) = event_type.as_deref()
-        && let Some(detail) = wrong_type(category.as_deref(), event_type)
+        && let Some(detail) = check_event_type(category.as_deref(), event_type)
     {
         errors.push(FieldError::new("/event_type", detail));
     }
     errors
 }
 
-fn wrong_type(category: Option<&str>, event_type: &str) -> Option<String> {
+fn check_event_type(category: Option<&str>, event_type: &str) -> Option<String> {
     if event_type.is_empty() || event_type.len() > TYPE_BYTES_MAX || event_type.chars().any(char::is_control) {
         return Some(format!("must be null or 1 to {TYPE_BYTES_MAX} bytes without control characters"));
     }

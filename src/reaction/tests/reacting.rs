@@ -229,7 +229,7 @@ async fn the_number_of_threads_does_not_change_the_effects() {
     events.iter_mut().step_by(5).for_each(|event| *event = custom("shop", "tick"));
     events.insert(1_500, EventEnvelope { id: "not\0kept".to_owned(), ..custom("shop", "tick") });
     let mut outcomes = Vec::new();
-    for evaluations_max in [1, 4] {
+    for match_threads_max in [1, 4] {
         let world = World::open();
         world.webhook("ops", "http://127.0.0.1:1/").await;
         for n in 0..12 {
@@ -244,7 +244,7 @@ async fn the_number_of_threads_does_not_change_the_effects() {
             "config": {"window_seconds": 3_600, "max_count": 2_500}});
         world.store.create_anomaly_config(serde_json::from_value(config).unwrap()).await.unwrap();
         world.publish(events.clone()).await;
-        let settings = EngineSettings { evaluations_max, ..EngineSettings::default() };
+        let settings = EngineSettings { match_threads_max, ..EngineSettings::default() };
         world.run_engine_with(settings, world.tasks.stop().clone());
         let deadline = Instant::now() + PATIENCE;
         while world.bus.status().await.unwrap().consumers.iter().all(|consumer| consumer.ack_floor <= EVENTS as u64) {

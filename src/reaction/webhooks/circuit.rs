@@ -35,7 +35,7 @@ impl Circuit {
     }
 
     /// The endpoint responded and did not fail.
-    pub(super) fn alive(&mut self) {
+    pub(super) fn responded(&mut self) {
         *self = Self::default();
     }
 
@@ -72,7 +72,7 @@ mod tests {
             circuit.failed(false, start, &BACKOFF, 1.0);
             assert!(circuit.permits(start));
         }
-        circuit.alive();
+        circuit.responded();
         for _ in 0..FAILURES_MAX {
             assert!(circuit.permits(start));
             circuit.failed(false, start, &BACKOFF, 1.0);
@@ -89,7 +89,7 @@ mod tests {
         assert!(!circuit.permits(reopened + Duration::from_millis(1_999)));
         assert!(circuit.permits(reopened + Duration::from_secs(2)));
         assert!(circuit.sent());
-        circuit.alive();
+        circuit.responded();
         assert!(circuit.permits(start) && !circuit.sent());
     }
 
@@ -101,7 +101,7 @@ mod tests {
         circuit.pause(start, Duration::from_secs(10));
         assert!(!circuit.permits(start + Duration::from_secs(59)));
         assert!(circuit.permits(start + Duration::from_secs(60)) && circuit.sent());
-        circuit.alive();
+        circuit.responded();
         assert!(circuit.permits(start));
     }
 }

@@ -23,12 +23,12 @@ impl ConcurrencyWindow {
     }
 
     /// A request got a response, whatever it was.
-    pub(super) fn answered(&mut self, most: usize) {
+    pub(super) fn responded(&mut self, most: usize) {
         self.0 = (self.0 + 1).min(most.max(1));
     }
 
     /// A request got no response.
-    pub(super) fn unanswered(&mut self) {
+    pub(super) fn timed_out(&mut self) {
         self.0 = (self.0 / 2).max(1);
     }
 
@@ -83,11 +83,11 @@ mod tests {
         let mut window = ConcurrencyWindow::default();
         assert_eq!((window.size(16), window.size(2), window.claim_target(16, 256)), (4, 2, 8));
         for _ in 0..40 {
-            window.answered(16);
+            window.responded(16);
         }
         assert_eq!((window.size(16), window.claim_target(16, 256)), (16, 256));
         for left in [8, 4, 2, 1, 1] {
-            window.unanswered();
+            window.timed_out();
             assert_eq!(window.size(16), left);
         }
         assert_eq!((window.claim_target(16, 256), window.claim_target(1, 256)), (2, 256));

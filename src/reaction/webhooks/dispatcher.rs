@@ -402,13 +402,13 @@ impl Dispatcher {
         let state = self.endpoints.state(id);
         state.active -= 1;
         match result {
-            AttemptResult::Status { .. } => state.window.answered(capacity.active_max),
-            AttemptResult::NoResponse(_) => state.window.unanswered(),
+            AttemptResult::Status { .. } => state.window.responded(capacity.active_max),
+            AttemptResult::NoResponse(_) => state.window.timed_out(),
         }
         if result.endpoint_failed() {
             state.circuit.failed(probe, now, &self.settings.backoff, random_unit());
         } else {
-            state.circuit.alive();
+            state.circuit.responded();
         }
         if let Some(pause) = result.pause(self.plan.retry_after_max) {
             state.circuit.pause(now, pause);
@@ -416,8 +416,8 @@ impl Dispatcher {
         // Nothing was claimed while the endpoint was at capacity, so claim now. After a failure, the next claim also
         // computes when to probe the endpoint.
         self.due |= (state.more && state.wants_more(now, capacity)) || result.endpoint_failed();
-        let left_alone = !state.circuit.permits(now) && state.active == 0;
-        let queue = if left_alone { std::mem::take(&mut state.queue) } else { VecDeque::new() };
+        let paused = !state.circuit.permits(now) && state.active == 0;
+        let queue = if paused { std::mem::take(&mut state.queue) } else { VecDeque::new() };
         self.release(queue);
         let outcome = outcome(delivery, result, attempted_at_ms, &self.plan, random_unit());
         if let Some(error) = &outcome.error {

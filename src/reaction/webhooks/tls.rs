@@ -54,7 +54,7 @@ pub(super) fn client_config(files: &TlsFiles) -> Result<ClientConfig, TlsFilesEr
         }
     };
     let chain = certificates("webhook_client_cert_file", certificate)?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(wrong("webhook_client_key_file", key))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(file_error("webhook_client_key_file", key))?;
     builder.with_client_auth_cert(chain, private).map_err(|error| {
         TlsFilesError(format!(
             "webhook_client_key_file {} does not fit webhook_client_cert_file: {error}",
@@ -68,19 +68,19 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, TlsFilesError> {
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     if let Some(path) = file {
         for certificate in certificates("webhook_ca_file", path)? {
-            roots.add(certificate).map_err(wrong("webhook_ca_file", path))?;
+            roots.add(certificate).map_err(file_error("webhook_ca_file", path))?;
         }
     }
     Ok(roots)
 }
 
 fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFilesError> {
-    let read = CertificateDer::pem_file_iter(path).map_err(wrong(setting, path))?;
-    let certificates: Vec<_> = read.collect::<Result<_, _>>().map_err(wrong(setting, path))?;
-    if certificates.is_empty() { Err(wrong(setting, path)("holds no certificate")) } else { Ok(certificates) }
+    let read = CertificateDer::pem_file_iter(path).map_err(file_error(setting, path))?;
+    let certificates: Vec<_> = read.collect::<Result<_, _>>().map_err(file_error(setting, path))?;
+    if certificates.is_empty() { Err(file_error(setting, path)("holds no certificate")) } else { Ok(certificates) }
 }
 
-fn wrong<E: fmt::Display>(setting: &'static str, path: &Path) -> impl Fn(E) -> TlsFilesError {
+fn file_error<E: fmt::Display>(setting: &'static str, path: &Path) -> impl Fn(E) -> TlsFilesError {
     let path = path.to_owned();
     move |error| TlsFilesError(format!("{setting} {}: {error}", path.display()))
 }

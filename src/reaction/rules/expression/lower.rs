@@ -45,7 +45,7 @@ type Lowered = Result<(Node, Type), String>;
 
 impl<'a> Lower<'a> {
     /// Lowers a whole expression. Returns the root and the problems.
-    pub(super) fn whole(
+    pub(super) fn lower(
         tree: &'a IdedExpr,
         source: &'a SourceInfo,
         kinds: EventKinds<'a>,
@@ -60,12 +60,12 @@ impl<'a> Lower<'a> {
 
     fn problem(&mut self, at: &IdedExpr, what: String) -> (Node, Type) {
         if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(format!("{what}{}", self.place(at)));
+            self.problems.push(format!("{what}{}", self.position(at)));
         }
         (Node::Wrong(what.into()), Type::Dyn)
     }
 
-    fn place(&self, at: &IdedExpr) -> String {
+    fn position(&self, at: &IdedExpr) -> String {
         let Some((start, _)) = self.source.offset_for(at.id) else { return String::new() };
         let before = self.source.source.get(..start as usize).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
@@ -78,12 +78,12 @@ impl<'a> Lower<'a> {
             return Err(format!("must not nest operators, fields and calls deeper than {DEPTH_MAX}"));
         }
         self.depth += 1;
-        let done = self.by_form(tree);
+        let done = self.by_kind(tree);
         self.depth -= 1;
         done
     }
 
-    fn by_form(&mut self, tree: &'a IdedExpr) -> Lowered {
+    fn by_kind(&mut self, tree: &'a IdedExpr) -> Lowered {
         match &tree.expr {
             Expr::Unspecified => Err("is not a CEL expression".to_owned()),
             Expr::Struct(_) => Err("must not build messages".to_owned()),
@@ -121,7 +121,7 @@ impl<'a> Lower<'a> {
             return Ok(self.field(tree, operand, name));
         }
         // `has()` may name a payload that the filters exclude.
-        match self.holds(&operand.1, name, EventKinds::default()) {
+        match self.field_type(&operand.1, name, EventKinds::default()) {
             Ok(_) => Ok((Node::Has(Box::new(operand.0), name.into()), Type::Bool)),
             Err(detail) => Ok(self.problem(tree, detail)),
         }
@@ -129,7 +129,7 @@ impl<'a> Lower<'a> {
 
     /// `operand.name`, or `operand['name']`.
     fn field(&mut self, tree: &IdedExpr, (operand, of): (Node, Type), name: &str) -> (Node, Type) {
-        let (holds, optional) = match self.holds(&of, name, self.kinds) {
+        let (field_type, optional) = match self.field_type(&of, name, self.kinds) {
             Ok(held) => held,
             Err(detail) => return self.problem(tree, detail),
         };
@@ -138,11 +138,11 @@ impl<'a> Lower<'a> {
             Node::Event(fields) => Node::Event(fields.into_iter().chain([field]).collect()),
             other => Node::Select(Box::new(other), field),
         };
-        (node, holds)
+        (node, field_type)
     }
 
     /// The type of a field, and whether events may lack it.
-    fn holds(&self, of: &Type, name: &str, kinds: EventKinds<'_>) -> Result<(Type, bool), String> {
+    fn field_type(&self, of: &Type, name: &str, kinds: EventKinds<'_>) -> Result<(Type, bool), String> {
         match of {
             Type::View(place @ (ViewType::Event | ViewType::Message(_))) => {
                 let found = member(*place, name, kinds)?;
@@ -244,7 +244,7 @@ impl<'a> Lower<'a> {
             let never = if equality { "which are never equal" } else { "which have no order" };
             return self.problem(tree, format!("compares {} with {}, {never}", a.1.name(), b.1.name()));
         }
-        if let Some(what) = never::compared(comparison, &a, &b) {
+        if let Some(what) = never::impossible_comparison(comparison, &a, &b) {
             return self.problem(tree, what);
         }
         (Node::Compare(comparison, Box::new([a.0, b.0])), Type::Bool)
@@ -315,7 +315,7 @@ impl<'a> Lower<'a> {
         if values.is_empty() {
             return self.problem(tree, "looks for something in a list that has no element".to_owned());
         }
-        if let Some(what) = values.iter().find_map(|value| never::equals(&a, value)) {
+        if let Some(what) = values.iter().find_map(|value| never::impossible_equality(&a, value)) {
             return self.problem(tree, what);
         }
         let texts = values.iter().filter_map(Value::as_str).map(Into::into).collect();
@@ -442,7 +442,7 @@ impl<'a> Lower<'a> {
     }
 
     fn each(&mut self, tree: &'a IdedExpr, each: &'a ComprehensionExpr) -> Lowered {
-        let Some((kind, body, filter)) = macros::form(each) else {
+        let Some((kind, body, filter)) = macros::recognize(each) else {
             return Err("uses a macro of another form".to_owned());
         };
         let (range, of) = self.node(&each.iter_range)?;

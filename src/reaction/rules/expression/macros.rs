@@ -5,7 +5,7 @@ use cel_interpreter::common::ast::{ComprehensionExpr, Expr, IdedExpr, operators}
 use super::tree::MacroKind;
 
 /// The macro that the parser expanded to this comprehension, its body, and the predicate of `map` and `filter`.
-pub(super) fn form(each: &ComprehensionExpr) -> Option<(MacroKind, &IdedExpr, Option<&IdedExpr>)> {
+pub(super) fn recognize(each: &ComprehensionExpr) -> Option<(MacroKind, &IdedExpr, Option<&IdedExpr>)> {
     let is_result = |node: &IdedExpr| matches!(&node.expr, Expr::Ident(name) if *name == each.accu_var);
     let Expr::Call(step) = &each.loop_step.expr else { return None };
     // `@result + [x]`.

@@ -66,7 +66,7 @@ impl Expression {
         nesting::bound(source)?;
         let parser = Parser::new().enable_ident_escape_syntax(true);
         let (tree, places) = parser.parse_with_source_info(source).map_err(|errors| describe(&errors))?;
-        let (root, problems) = Lower::whole(&tree, &places, kinds)?;
+        let (root, problems) = Lower::lower(&tree, &places, kinds)?;
         Ok(Self { root, problems })
     }
 

@@ -9,7 +9,7 @@ use crate::reaction::rules::node_types::shown;
 use crate::reaction::rules::number::Numeric;
 
 /// Why a comparison never holds, or why `!=` always holds. Either side may be the constant.
-pub(super) fn compared(comparison: Comparison, a: &(Node, Type), b: &(Node, Type)) -> Option<String> {
+pub(super) fn impossible_comparison(comparison: Comparison, a: &(Node, Type), b: &(Node, Type)) -> Option<String> {
     let turned = match comparison {
         Comparison::Less => Comparison::Greater,
         Comparison::AtMost => Comparison::AtLeast,
@@ -23,7 +23,7 @@ pub(super) fn compared(comparison: Comparison, a: &(Node, Type), b: &(Node, Type
 fn with_constant(comparison: Comparison, holds: &(Node, Type), other: &(Node, Type)) -> Option<String> {
     let Node::Constant(value) = &other.0 else { return None };
     if let Comparison::Equal | Comparison::NotEqual = comparison {
-        return equals(holds, value);
+        return impossible_equality(holds, value);
     }
     let (Type::Int, Value::Number(number)) = (&holds.1, value) else { return None };
     let above = matches!(comparison, Comparison::Greater | Comparison::AtLeast);
@@ -39,7 +39,7 @@ fn with_constant(comparison: Comparison, holds: &(Node, Type), other: &(Node, Ty
 }
 
 /// Why no value of that type equals the constant.
-pub(super) fn equals(holds: &(Node, Type), value: &Value<'_>) -> Option<String> {
+pub(super) fn impossible_equality(holds: &(Node, Type), value: &Value<'_>) -> Option<String> {
     if let Node::Constant(_) = holds.0 {
         return None;
     }

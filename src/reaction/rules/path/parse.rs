@@ -13,17 +13,17 @@ pub(super) const NESTING_MAX: usize = 16;
 /// The largest index: 2^53 - 1, the limit of I-JSON.
 const INDEX_MAX: i64 = 9_007_199_254_740_991;
 
-type Read<T> = Result<T, Wrong>;
+type Parsed<T> = Result<T, SyntaxError>;
 
 /// A syntax error and its byte offset.
 #[derive(Debug)]
-pub(super) struct Wrong {
+pub(super) struct SyntaxError {
     pub(super) at: usize,
     pub(super) what: String,
 }
 
 /// Parses a whole path.
-pub(super) fn parse(source: &str) -> Read<Box<[Segment]>> {
+pub(super) fn parse(source: &str) -> Parsed<Box<[Segment]>> {
     let mut reader = Reader { source, at: 0, depth: 0 };
     if !reader.take("$") {
         return reader.wrong("must begin with `$`");
@@ -63,7 +63,7 @@ impl<'s> Reader<'s> {
         found
     }
 
-    fn expect(&mut self, text: &str) -> Read<()> {
+    fn expect(&mut self, text: &str) -> Parsed<()> {
         if self.take(text) { Ok(()) } else { self.wrong(format!("expected `{text}`")) }
     }
 
@@ -72,11 +72,11 @@ impl<'s> Reader<'s> {
         self.at += rest.len() - rest.trim_start_matches([' ', '\t', '\n', '\r']).len();
     }
 
-    fn wrong<T>(&self, what: impl Into<String>) -> Read<T> {
-        Err(Wrong { at: self.at, what: what.into() })
+    fn wrong<T>(&self, what: impl Into<String>) -> Parsed<T> {
+        Err(SyntaxError { at: self.at, what: what.into() })
     }
 
-    fn nested<T>(&mut self, read: impl FnOnce(&mut Self) -> Read<T>) -> Read<T> {
+    fn nested<T>(&mut self, read: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
         if self.depth == NESTING_MAX {
             return self.wrong(format!("filters, parentheses and functions must not nest deeper than {NESTING_MAX}"));
         }
@@ -86,7 +86,7 @@ impl<'s> Reader<'s> {
         done
     }
 
-    fn segments(&mut self) -> Read<Box<[Segment]>> {
+    fn segments(&mut self) -> Parsed<Box<[Segment]>> {
         let mut segments = Vec::new();
         loop {
             let before = self.at;
@@ -109,7 +109,7 @@ impl<'s> Reader<'s> {
         }
     }
 
-    fn shorthand(&mut self) -> Read<Box<[Selector]>> {
+    fn shorthand(&mut self) -> Parsed<Box<[Selector]>> {
         if self.take("*") {
             return Ok([Selector::Wildcard].into());
         }
@@ -123,7 +123,7 @@ impl<'s> Reader<'s> {
         Ok([Selector::Name(rest[..length].into())].into())
     }
 
-    fn bracketed(&mut self) -> Read<Box<[Selector]>> {
+    fn bracketed(&mut self) -> Parsed<Box<[Selector]>> {
         self.expect("[")?;
         let mut selectors = Vec::new();
         loop {
@@ -139,7 +139,7 @@ impl<'s> Reader<'s> {
         }
     }
 
-    fn selector(&mut self) -> Read<Selector> {
+    fn selector(&mut self) -> Parsed<Selector> {
         match self.peek() {
             Some('*') => {
                 self.at += 1;
@@ -157,7 +157,7 @@ impl<'s> Reader<'s> {
         }
     }
 
-    fn index_or_slice(&mut self) -> Read<Selector> {
+    fn index_or_slice(&mut self) -> Parsed<Selector> {
         let start = self.index()?;
         let after = self.at;
         self.blank();
@@ -187,7 +187,7 @@ impl<'s> Reader<'s> {
     }
 
     /// Parses an integer without leading zeros, if there is one.
-    fn index(&mut self) -> Read<Option<i64>> {
+    fn index(&mut self) -> Parsed<Option<i64>> {
         let start = self.at;
         let rest = self.rest();
         let negative = rest.starts_with('-');
@@ -210,7 +210,7 @@ impl<'s> Reader<'s> {
     }
 
     /// Parses a quoted string.
-    fn text(&mut self) -> Read<String> {
+    fn text(&mut self) -> Parsed<String> {
         let Some(quote) = self.peek().filter(|c| matches!(c, '\'' | '"')) else {
             return self.wrong("expected a string in quotes");
         };
@@ -230,7 +230,7 @@ impl<'s> Reader<'s> {
         }
     }
 
-    fn escaped(&mut self, quote: char) -> Read<char> {
+    fn escaped(&mut self, quote: char) -> Parsed<char> {
         let Some(c) = self.peek() else { return self.wrong("the string does not end") };
         let plain = match c {
             'b' => '\u{8}',
@@ -251,7 +251,7 @@ impl<'s> Reader<'s> {
     }
 
     /// Parses the rest of `\u`: four hexadecimal digits, or two escapes for a surrogate pair.
-    fn unicode(&mut self) -> Read<char> {
+    fn unicode(&mut self) -> Parsed<char> {
         let first = self.hex()?;
         let code = match first {
             0xD800..=0xDBFF => {
@@ -269,14 +269,14 @@ impl<'s> Reader<'s> {
         }
     }
 
-    fn hex(&mut self) -> Read<u32> {
+    fn hex(&mut self) -> Parsed<u32> {
         let digits = self.rest().get(..4).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
         let code = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
         self.at += if code.is_some() { 4 } else { 0 };
         code.map_or_else(|| self.wrong("expected four hexadecimal digits"), Ok)
     }
 
-    fn logical(&mut self) -> Read<Logical> {
+    fn logical(&mut self) -> Parsed<Logical> {
         let mut any = vec![self.conjunction()?];
         while self.operator("||") {
             any.push(self.conjunction()?);
@@ -284,7 +284,7 @@ impl<'s> Reader<'s> {
         Ok(if any.len() == 1 { any.swap_remove(0) } else { Logical::Any(any.into()) })
     }
 
-    fn conjunction(&mut self) -> Read<Logical> {
+    fn conjunction(&mut self) -> Parsed<Logical> {
         let mut all = vec![self.basic()?];
         while self.operator("&&") {
             all.push(self.basic()?);
@@ -305,7 +305,7 @@ impl<'s> Reader<'s> {
         found
     }
 
-    fn basic(&mut self) -> Read<Logical> {
+    fn basic(&mut self) -> Parsed<Logical> {
         if self.take("!") {
             self.blank();
             let inner = if self.peek() == Some('(') {
@@ -336,7 +336,7 @@ impl<'s> Reader<'s> {
         Ok(Logical::Compare(left, comparison, right))
     }
 
-    fn parenthesized(&mut self) -> Read<Logical> {
+    fn parenthesized(&mut self) -> Parsed<Logical> {
         self.expect("(")?;
         self.blank();
         let inner = self.nested(Self::logical)?;
@@ -357,24 +357,26 @@ impl<'s> Reader<'s> {
         known.into_iter().find(|(text, _)| self.take(text)).map(|(_, comparison)| comparison)
     }
 
-    fn test(&self, term: Term, at: usize) -> Read<Logical> {
+    fn test(&self, term: Term, at: usize) -> Parsed<Logical> {
         match term {
             Term::Query(query) => Ok(Logical::Exists(query)),
             Term::Logical(logical) => Ok(logical),
-            Term::Comparable(_) => Err(Wrong { at, what: "must be compared with something".to_owned() }),
+            Term::Comparable(_) => Err(SyntaxError { at, what: "must be compared with something".to_owned() }),
         }
     }
 
-    fn comparable(&self, term: Term, at: usize) -> Read<Comparable> {
+    fn comparable(&self, term: Term, at: usize) -> Parsed<Comparable> {
         match term {
             Term::Comparable(comparable) => Ok(comparable),
             Term::Query(query) if query.is_singular() => Ok(Comparable::Singular(query)),
-            Term::Query(_) => Err(Wrong { at, what: "can find several nodes and cannot be compared".to_owned() }),
-            Term::Logical(_) => Err(Wrong { at, what: "is true or false by itself and cannot be compared".to_owned() }),
+            Term::Query(_) => Err(SyntaxError { at, what: "can find several nodes and cannot be compared".to_owned() }),
+            Term::Logical(_) => {
+                Err(SyntaxError { at, what: "is true or false by itself and cannot be compared".to_owned() })
+            }
         }
     }
 
-    fn term(&mut self) -> Read<Term> {
+    fn term(&mut self) -> Parsed<Term> {
         let literal = |value| Ok(Term::Comparable(Comparable::Literal(value)));
         match self.peek() {
             Some('@' | '$') => {
@@ -404,7 +406,7 @@ impl<'s> Reader<'s> {
         }
     }
 
-    fn number(&mut self) -> Read<Number> {
+    fn number(&mut self) -> Parsed<Number> {
         let bytes = self.rest().as_bytes();
         let digits = |from: usize| bytes[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
         let mut end = usize::from(bytes[0] == b'-');
@@ -438,7 +440,7 @@ impl<'s> Reader<'s> {
         }
     }
 
-    fn function(&mut self, name: &str) -> Read<Term> {
+    fn function(&mut self, name: &str) -> Parsed<Term> {
         let start = self.at;
         if !matches!(name, "length" | "count" | "value" | "match" | "search") {
             return self.wrong("is not a function: there is `length`, `count`, `value`, `match` and `search`");
@@ -462,7 +464,7 @@ impl<'s> Reader<'s> {
         }
         let wanted = if matches!(name, "match" | "search") { 2 } else { 1 };
         if arguments.len() != wanted {
-            return Err(Wrong { at: start, what: format!("`{name}` takes {wanted} arguments") });
+            return Err(SyntaxError { at: start, what: format!("`{name}` takes {wanted} arguments") });
         }
         let (first, at) = arguments.remove(0);
         match name {
@@ -470,13 +472,13 @@ impl<'s> Reader<'s> {
             "count" | "value" => match first {
                 Term::Query(query) if name == "count" => Ok(Term::Comparable(Comparable::Count(query))),
                 Term::Query(query) => Ok(Term::Comparable(Comparable::ValueOf(query))),
-                _ => Err(Wrong { at, what: format!("`{name}` takes a query") }),
+                _ => Err(SyntaxError { at, what: format!("`{name}` takes a query") }),
             },
             _ => {
                 let subject = self.comparable(first, at)?;
                 let (second, at) = arguments.remove(0);
                 let whole = name == "match";
-                let pattern = pattern(self.comparable(second, at)?, whole).map_err(|what| Wrong { at, what })?;
+                let pattern = pattern(self.comparable(second, at)?, whole).map_err(|what| SyntaxError { at, what })?;
                 Ok(Term::Logical(Logical::Matches { subject, pattern, whole }))
             }
         }
