@@ -1,5 +1,4 @@
-//! The event model that every other part shares: the wire messages, what makes an event valid, its kind, its bus
-//! subject and its JSON view.
+//! The event model that every other part shares: the wire messages, validation, kinds, bus subjects and the JSON view.
 //!
 //! ```text
 //!  cloud_event, otlp, segment      other protocols, translated into events
@@ -14,7 +13,7 @@
 //! ```
 //!
 //! Invariant: [`request`] accepts only bytes that [`EventRef::decode`] reads, with an id, a timestamp, an app, a device
-//! and one payload. Imports nothing of ours; inside, imports only go down the drawing.
+//! and one payload. Imports none of our other modules. Inside, imports only go down in the drawing.
 
 mod schema;
 

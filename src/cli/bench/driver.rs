@@ -15,7 +15,7 @@ use super::request::RequestBuffer;
 use super::response::Response;
 use super::tally::Tally;
 
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// The wait after a 429 or 503 without Retry-After, and the longest wait that is honoured.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -135,40 +135,40 @@ impl Driver<'_> {
         if let Some(round_trips) = round_trips {
             round_trips.sent(pending.first, pending.count, Instant::now());
         }
-        let exchange = tokio::time::timeout(ANSWER_TIMEOUT, open.exchange(request)).await;
+        let exchange = tokio::time::timeout(RESPONSE_TIMEOUT, open.exchange(request)).await;
         let answered = Instant::now();
         match exchange.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
             Err(error) => {
                 self.count_broken(&error);
                 Attempt::Unknown
             }
-            Ok(answer) => {
-                if let Some(round_trips) = round_trips.filter(|_| answer.status < 300) {
+            Ok(head) => {
+                if let Some(round_trips) = round_trips.filter(|_| head.status < 300) {
                     round_trips.acknowledged(pending.first, pending.count, answered);
                 }
-                let done = self.handle(&answer, open.body(&answer), pending, answered, may_be_stored);
-                if !answer.close {
+                let attempt = self.record(&head, open.body(&head), pending, answered, may_be_stored);
+                if !head.close {
                     *connection = Some(open);
                 }
-                done
+                attempt
             }
         }
     }
 
-    fn handle(
+    fn record(
         &self,
-        answer: &ResponseHead,
+        head: &ResponseHead,
         body: &[u8],
         pending: PendingRequest,
         answered: Instant,
         may_be_stored: bool,
     ) -> Attempt {
         let mut tally = self.tally.borrow_mut();
-        *tally.statuses.entry(answer.status).or_default() += 1;
-        match answer.status {
+        *tally.statuses.entry(head.status).or_default() += 1;
+        match head.status {
             200..300 => {
                 let before = tally.accepted;
-                let verdict = Response {
+                let response = Response {
                     format: self.load.pool.format(),
                     single: self.load.single(),
                     first: pending.first,
@@ -176,14 +176,14 @@ impl Driver<'_> {
                     body,
                     may_be_duplicate: may_be_stored,
                 };
-                verdict.count_into(&mut tally);
+                response.count_into(&mut tally);
                 tally.latency.record(answered.saturating_duration_since(pending.due));
                 self.load.accepted.fetch_add(tally.accepted - before, Relaxed);
                 Attempt::Done
             }
             status @ (429 | 503) => {
                 tally.problem(|| format!("HTTP {status}: {}", summary(body)));
-                Attempt::Later(answer.retry_after.map_or(RETRY_PAUSE, |pause| pause.min(RETRY_PAUSE_MAX)))
+                Attempt::Later(head.retry_after.map_or(RETRY_PAUSE, |pause| pause.min(RETRY_PAUSE_MAX)))
             }
             status => {
                 tally.refused += pending.count as u64;

@@ -1,6 +1,6 @@
-//! Reading and writing: the protobuf wire format, JSON text, numbers and `google.protobuf.Struct`.
+//! Encodings: the protobuf wire format, JSON text, numbers and `google.protobuf.Struct`.
 //!
-//! Invariant: reading never panics, whatever the bytes. Knows forms, not whether an event may enter.
+//! Invariant: reading never panics, whatever the input. Does not know whether an event is valid.
 
 pub(in crate::event) mod wire;
 

@@ -1,7 +1,7 @@
-//! From a request body to events that are ready to be stored, or to errors that say what is wrong and where.
+//! Turns request bodies into events that are ready to be stored, or into errors with JSON pointers.
 //!
-//! Invariant: whatever is accepted here decodes with [`super::EventRef::decode`]. Knows the product's own JSON and
-//! binary bodies; other protocols build on it.
+//! Invariant: an accepted event decodes with [`super::EventRef::decode`]. Knows the product's own JSON and binary bodies;
+//! other protocols build on it.
 
 pub(in crate::event) mod field_error;
 

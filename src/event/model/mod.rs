@@ -1,4 +1,4 @@
-//! A stored event: read in place, as a JSON view, by its subject, and by the person that it is about.
+//! A stored event: its fields read in place, its JSON view, its bus subject and the person that it is about.
 
 pub(in crate::event) mod envelope;
 pub(in crate::event) mod ids;

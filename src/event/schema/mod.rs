@@ -1,6 +1,6 @@
-//! What an event can hold: the tables that `build.rs` generates from `proto/`, and what derives from them.
+//! The schema of events: the tables that `build.rs` generates from `proto/`, size limits, patterns and descriptions.
 //!
-//! Invariant: tables, checks and documents have one source, so they cannot disagree. Knows no bytes.
+//! Invariant: tables, validation and documentation have one source, so they cannot disagree. Knows no encoding.
 
 pub(in crate::event) mod limits;
 pub(in crate::event) mod pattern;
