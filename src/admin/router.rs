@@ -17,16 +17,16 @@ use crate::http::Problem;
 /// The complete service of the admin listener.
 pub fn router(state: State) -> Router {
     let (access, settings) = (state.access.clone(), state.settings.clone());
-    let mut routes = of_process(&state.probes, &access);
+    let mut routes = probe_routes(&state.probes, &access);
     let shared = Arc::new(Shared::new(state));
-    routes.extend(routes::of_api().into_iter().map(|route| route.with_state(&shared)));
+    routes.extend(routes::api_routes().into_iter().map(|route| route.with_state(&shared)));
     routes::assemble(with_pages(routes, &access, &settings), &access, &settings)
 }
 
 /// Serves health, readiness, metrics and their pages, for a process without the API; `why` says which process has it.
 pub fn probes_router(probes: Probes, access: &Access, settings: &Arc<Settings>, why: &'static str) -> Router {
     let refuse = move || async move { Problem::new(StatusCode::NOT_FOUND, why) };
-    let routes = with_pages(of_process(&probes, access), access, settings);
+    let routes = with_pages(probe_routes(&probes, access), access, settings);
     routes::open(routes, access, settings)
         .route(&format!("{BASE}/{{*path}}"), any(refuse))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
@@ -34,7 +34,7 @@ pub fn probes_router(probes: Probes, access: &Access, settings: &Arc<Settings>, 
 
 /// Serves a process whose backends are not open yet; `metrics` is for the admin listener only.
 pub fn starting_router(probes: Probes, access: &Access, metrics: bool) -> Router {
-    let mut routes = of_process(&probes, access);
+    let mut routes = probe_routes(&probes, access);
     routes.retain(|route| metrics || route.audience == Audience::Anyone);
     routes::open(routes, access, &Arc::default()).fallback(async || {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The process is starting; send again later. /ready says more.")
@@ -44,22 +44,22 @@ pub fn starting_router(probes: Probes, access: &Access, metrics: bool) -> Router
 
 /// The OpenAPI document of a process that serves the API and requires tokens.
 pub fn document() -> Value {
-    let mut all: Vec<_> = routes::of_process().iter().map(Route::info).collect();
-    all.extend(routes::of_api().iter().map(Route::info));
-    all.extend(routes::of_pages().iter().map(Route::info));
+    let mut all: Vec<_> = routes::process_routes().iter().map(Route::info).collect();
+    all.extend(routes::api_routes().iter().map(Route::info));
+    all.extend(routes::page_routes().iter().map(Route::info));
     openapi::document(&all, true)
 }
 
-fn of_process(probes: &Probes, access: &Access) -> Vec<Route> {
+fn probe_routes(probes: &Probes, access: &Access) -> Vec<Route> {
     let state = (probes.clone(), access.clone());
-    routes::of_process().into_iter().map(|route| route.with_state(&state)).collect()
+    routes::process_routes().into_iter().map(|route| route.with_state(&state)).collect()
 }
 
 /// Adds the pages, which document the given routes.
 fn with_pages(mut routes: Vec<Route>, access: &Access, settings: &Settings) -> Vec<Route> {
-    let pages = routes::of_pages();
+    let pages = routes::page_routes();
     let listed: Vec<_> = routes.iter().map(Route::info).chain(pages.iter().map(Route::info)).collect();
-    let document = openapi::document(&listed, access.asks_for_tokens());
+    let document = openapi::document(&listed, access.requires_tokens());
     let state = Arc::new(Pages::new(&document, settings.gateway_document.as_ref()));
     routes.extend(pages.into_iter().map(|route| route.with_state(&state)));
     routes

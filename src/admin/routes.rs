@@ -21,7 +21,7 @@ use crate::http::Problem;
 use crate::store::{AdminRole, NewAnomalyConfig, NewRule, NewWebhook};
 
 /// Health, readiness and metrics of every process.
-pub(super) fn of_process() -> Vec<Route<(Probes, Access)>> {
+pub(super) fn process_routes() -> Vec<Route<(Probes, Access)>> {
     let mut table = Table::below("");
     table.add(Verb::Get, "/health", Audience::Anyone, probes::health);
     table.add(Verb::Get, "/ready", Audience::Anyone, probes::ready);
@@ -30,7 +30,7 @@ pub(super) fn of_process() -> Vec<Route<(Probes, Access)>> {
 }
 
 /// The OpenAPI documents, and the page that shows them.
-pub(super) fn of_pages() -> Vec<Route<Arc<Pages>>> {
+pub(super) fn page_routes() -> Vec<Route<Arc<Pages>>> {
     let mut table = Table::below("");
     table.add(Verb::Get, "/openapi.json", Audience::Page, pages::document);
     table.add(Verb::Get, "/docs", Audience::Page, pages::page);
@@ -41,15 +41,15 @@ pub(super) fn of_pages() -> Vec<Route<Arc<Pages>>> {
 }
 
 /// The REST API.
-pub(super) fn of_api() -> Vec<Route<Arc<Shared>>> {
+pub(super) fn api_routes() -> Vec<Route<Arc<Shared>>> {
     use Verb::{Delete, Get, Post};
     const VIEWER: Audience = Audience::Role(AdminRole::Viewer);
     const OPERATOR: Audience = Audience::Role(AdminRole::Operator);
     const ADMIN: Audience = Audience::Role(AdminRole::Admin);
     let mut table = Table::below(BASE);
-    of_documents::<NewWebhook>(&mut table);
-    of_documents::<NewRule>(&mut table);
-    of_documents::<NewAnomalyConfig>(&mut table);
+    document_routes::<NewWebhook>(&mut table);
+    document_routes::<NewRule>(&mut table);
+    document_routes::<NewAnomalyConfig>(&mut table);
     table.add_with_query(Post, "/apply", OPERATOR, apply::apply);
     table.add_with_query(Get, "/deliveries", VIEWER, deliveries::list);
     table.add(Post, "/deliveries/retry", OPERATOR, deliveries::retry_all);
@@ -78,7 +78,7 @@ pub(super) fn of_api() -> Vec<Route<Arc<Shared>>> {
 }
 
 /// The routes of one kind of document.
-fn of_documents<R: Resource>(table: &mut Table<Arc<Shared>>) {
+fn document_routes<R: Resource>(table: &mut Table<Arc<Shared>>) {
     let (read, write) = (Audience::Role(AdminRole::Viewer), Audience::Role(AdminRole::Operator));
     let (all, one) = (format!("/{}", R::PATH), format!("/{}/{{id}}", R::PATH));
     table.add_with_query(Verb::Get, &all, read, documents::list::<R>);

@@ -17,7 +17,7 @@ pub(in crate::admin) struct Attempts {
 }
 
 impl Attempts {
-    /// `burst` attempts may fail in a row.
+    /// `burst` attempts may fail before an address is throttled.
     pub(in crate::admin) fn new(burst: u32) -> Self {
         Self { burst: burst.max(1), restored: HashMap::new() }
     }

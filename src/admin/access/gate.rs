@@ -22,7 +22,7 @@ use crate::http::Problem;
 use crate::metrics;
 use crate::store::{AdminRole, Store, TokenHash, hash_token, is_token};
 
-/// Failed attempts of one address that are allowed in a row.
+/// Failed attempts that one address may make in a burst.
 const FAILURES_BURST: u32 = 10;
 /// Valid tokens that are remembered, each for the minute of its use.
 const KNOWN_MAX: usize = 1_024;
@@ -47,7 +47,7 @@ pub struct AccessSettings {
     pub metrics_token: Option<TokenHash>,
     /// Metrics need no token.
     pub metrics_open: bool,
-    /// Failed attempts of one address that are allowed in a row.
+    /// Failed attempts that one address may make in a burst.
     pub failures_burst: u32,
 }
 
@@ -124,7 +124,7 @@ impl Access {
     }
 
     /// Whether the API requires tokens at all.
-    pub(in crate::admin) fn asks_for_tokens(&self) -> bool {
+    pub(in crate::admin) fn requires_tokens(&self) -> bool {
         self.0.settings.required
     }
 

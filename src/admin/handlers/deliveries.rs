@@ -130,10 +130,10 @@ impl RetryRequest {
         let since = query::time_ms(&self.since);
         let until = self.until.as_deref().map(query::time_ms);
         if since.is_none() {
-            errors.push(FieldError::new("/since", query::not_a_time()));
+            errors.push(FieldError::new("/since", query::invalid_time()));
         }
         match (since, until) {
-            (_, Some(None)) => errors.push(FieldError::new("/until", query::not_a_time())),
+            (_, Some(None)) => errors.push(FieldError::new("/until", query::invalid_time())),
             (Some(since), Some(Some(until))) if until < since => {
                 errors.push(FieldError::new("/until", "must be after `since`: no delivery was created between them"));
             }

@@ -139,9 +139,9 @@ impl Repairs {
             return self.remove_unknown(document, &pointer, expected.unwrap_or_default());
         }
         let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
-        let (pointer, stand_in) = match missing {
+        let (pointer, replacement) = match missing {
             Some(field) => (format!("{pointer}/{}", escaped(field)), Some(Value::Null)),
-            None => (pointer, expected.and_then(stand_in)),
+            None => (pointer, expected.and_then(replacement)),
         };
         match missing {
             Some(_) => self.record(&pointer, "is required"),
@@ -152,7 +152,7 @@ impl Repairs {
         // Nothing can be said about a document that is not an object.
         !pointer.is_empty()
             && *times <= REPAIRS_PER_PLACE_MAX
-            && stand_in.is_some_and(|stand_in| put(document, &pointer, stand_in))
+            && replacement.is_some_and(|replacement| put(document, &pointer, replacement))
     }
 
     /// Removes every member that the object cannot have.
@@ -189,7 +189,7 @@ fn put(document: &mut Value, pointer: &str, value: Value) -> bool {
 }
 
 /// A value of the kind that serde expects, by its message.
-fn stand_in(expected: &str) -> Option<Value> {
+fn replacement(expected: &str) -> Option<Value> {
     Some(match expected {
         "a string" | "string or map" => Value::from(""),
         "a map" => Value::Object(Map::new()),

@@ -25,7 +25,7 @@ pub(in crate::admin) fn time_ms(text: &str) -> Option<i64> {
     time::parse(text, Timestamp::now()).map(Timestamp::as_millisecond)
 }
 
-pub(in crate::admin) fn not_a_time() -> String {
+pub(in crate::admin) fn invalid_time() -> String {
     format!("must be {}", time::FORMS)
 }
 
@@ -86,7 +86,7 @@ impl Params {
     pub(in crate::admin) fn time_ms(&mut self, name: &str) -> Result<Option<i64>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let ms = text.parse::<i64>().ok().or_else(|| time_ms(&text));
-        ms.map(Some).ok_or_else(|| bad_query(name, not_a_time()))
+        ms.map(Some).ok_or_else(|| bad_query(name, invalid_time()))
     }
 
     /// `true` or `false`; false when absent.

@@ -27,7 +27,7 @@ and sending that back keeps them. A document that is refused stores nothing, and
 `HEAD` is answered where `GET` is, as `GET` without the body. Another method than those listed is answered 405 with `Allow`, another path 404.";
 
 /// The document of a process that serves these routes.
-pub(super) fn document(routes: &[RouteInfo], asks_for_tokens: bool) -> Value {
+pub(super) fn document(routes: &[RouteInfo], requires_tokens: bool) -> Value {
     let mut document = Document::new("Causality admin API", ABOUT, refusals::ALL);
     for (name, description) in operations::TAGS {
         document.tag(name, description);
@@ -39,15 +39,15 @@ pub(super) fn document(routes: &[RouteInfo], asks_for_tokens: bool) -> Value {
     for route in routes {
         let Some(operation) = operations::of(route) else { continue };
         let method = format!("{:?}", route.verb);
-        document.add(&method, &route.path, guarded(operation, route.audience, asks_for_tokens));
+        document.add(&method, &route.path, guarded(operation, route.audience, requires_tokens));
     }
     document.finish()
 }
 
 /// Adds the security and the refusals of a route's audience.
-fn guarded(operation: Operation, audience: Audience, asks_for_tokens: bool) -> Operation {
+fn guarded(operation: Operation, audience: Audience, requires_tokens: bool) -> Operation {
     // Where no token is required, one may still be sent.
-    let ways = if asks_for_tokens { json!([{"token": []}]) } else { json!([{"token": []}, {}]) };
+    let ways = if requires_tokens { json!([{"token": []}]) } else { json!([{"token": []}, {}]) };
     match audience {
         Audience::Anyone => operation.security(json!([])),
         Audience::Page => operation.security(json!([])).refused(&[403]),
@@ -66,10 +66,10 @@ mod tests {
 
     #[test]
     fn every_route_is_documented() {
-        let of_process = routes::of_process().iter().map(Route::info).collect::<Vec<_>>();
-        let of_api = routes::of_api().iter().map(Route::info).collect::<Vec<_>>();
-        let of_pages = routes::of_pages().iter().map(Route::info).collect::<Vec<_>>();
-        let all = [of_process, of_api, of_pages].concat();
+        let process_routes = routes::process_routes().iter().map(Route::info).collect::<Vec<_>>();
+        let api_routes = routes::api_routes().iter().map(Route::info).collect::<Vec<_>>();
+        let page_routes = routes::page_routes().iter().map(Route::info).collect::<Vec<_>>();
+        let all = [process_routes, api_routes, page_routes].concat();
         let document = document(&all, true);
         for route in &all {
             let method = format!("{:?}", route.verb).to_lowercase();

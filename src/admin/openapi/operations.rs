@@ -51,12 +51,12 @@ const KINDS: [Kind; 3] = [
 /// The operation of a route, if it is documented.
 pub(super) fn of(route: &RouteInfo) -> Option<Operation> {
     match route.path.strip_prefix(BASE) {
-        Some(path) => of_documents(route.verb, path).or_else(|| of_api(route.verb, path)),
-        None => of_process(&route.path),
+        Some(path) => document_operation(route.verb, path).or_else(|| api_operation(route.verb, path)),
+        None => process_operation(&route.path),
     }
 }
 
-fn of_documents(verb: Verb, path: &str) -> Option<Operation> {
+fn document_operation(verb: Verb, path: &str) -> Option<Operation> {
     let kind = KINDS.iter().find(|kind| path.strip_suffix("/{id}").unwrap_or(path) == kind.path)?;
     let Kind { name, words, plural, .. } = kind;
     let example = (kind.example)();
@@ -103,7 +103,7 @@ fn of_documents(verb: Verb, path: &str) -> Option<Operation> {
     })
 }
 
-fn of_api(verb: Verb, path: &str) -> Option<Operation> {
+fn api_operation(verb: Verb, path: &str) -> Option<Operation> {
     let new = Operation::new;
     Some(match (verb, path) {
         (Verb::Post, "/apply") => new(DOCUMENTS, "applyDocuments", "Create or replace a set of documents")
@@ -154,11 +154,11 @@ fn of_api(verb: Verb, path: &str) -> Option<Operation> {
         (Verb::Get, "/status") => new(PROCESS, "getStatus", "Version, roles, backends and backlogs")
             .answer(200, "The status.", json_of("Status"))
             .headers(&[200], &[CACHE_CONTROL]),
-        _ => return of_dead_letters(verb, path).or_else(|| of_access(verb, path)),
+        _ => return dead_letter_operation(verb, path).or_else(|| access_operation(verb, path)),
     })
 }
 
-fn of_dead_letters(verb: Verb, path: &str) -> Option<Operation> {
+fn dead_letter_operation(verb: Verb, path: &str) -> Option<Operation> {
     let new = |id: &str, summary: &str| Operation::new(DEAD_LETTERS, id, summary);
     let numbered = |operation: Operation| {
         operation
@@ -206,7 +206,7 @@ fn of_dead_letters(verb: Verb, path: &str) -> Option<Operation> {
     })
 }
 
-fn of_access(verb: Verb, path: &str) -> Option<Operation> {
+fn access_operation(verb: Verb, path: &str) -> Option<Operation> {
     let new = |id: &str, summary: &str| Operation::new(ACCESS, id, summary);
     let (key, token) = (json!("ios release"), json!("ops laptop"));
     Some(match (verb, path) {
@@ -265,7 +265,7 @@ fn of_access(verb: Verb, path: &str) -> Option<Operation> {
     })
 }
 
-fn of_process(path: &str) -> Option<Operation> {
+fn process_operation(path: &str) -> Option<Operation> {
     let new = |id: &str, summary: &str| Operation::new(PROCESS, id, summary);
     let ready =
         |example: &str| json!({"application/json": {"schema": reference("Ready"), "example": {"status": example}}});

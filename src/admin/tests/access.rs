@@ -157,10 +157,10 @@ async fn authorizations(listening: &Listening) -> Vec<(Who, Option<String>)> {
 }
 
 fn every_route() -> Vec<RouteInfo> {
-    let of_process = routes::of_process().iter().map(Route::info).collect::<Vec<_>>();
-    let of_api = routes::of_api().iter().map(Route::info).collect::<Vec<_>>();
-    let of_pages = routes::of_pages().iter().map(Route::info).collect::<Vec<_>>();
-    [of_process, of_api, of_pages].concat()
+    let process = routes::process_routes().iter().map(Route::info).collect::<Vec<_>>();
+    let api = routes::api_routes().iter().map(Route::info).collect::<Vec<_>>();
+    let pages = routes::page_routes().iter().map(Route::info).collect::<Vec<_>>();
+    [process, api, pages].concat()
 }
 
 /// A path of the route at which nothing exists.

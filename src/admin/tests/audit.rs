@@ -119,7 +119,7 @@ async fn every_changing_route_leaves_a_record() {
         let deleted = steps.take(Delete, route, name, Value::Null).await;
         assert_eq!((&deleted["before"]["name"], &deleted["after"]), (&json!(name), &Value::Null));
     }
-    let changing = routes::of_api();
+    let changing = routes::api_routes();
     let changing = changing.into_iter().filter(|route| route.verb != Verb::Get).map(|route| (route.verb, route.path));
     assert_eq!(steps.taken, changing.collect(), "a route that changes something is not looked at here");
 }

@@ -11,7 +11,7 @@ use crate::http::TrustedProxies;
 
 /// The routes that require a role.
 fn api() -> Vec<RouteInfo> {
-    routes::of_api().iter().map(Route::info).collect()
+    routes::api_routes().iter().map(Route::info).collect()
 }
 
 fn method(verb: Verb) -> Method {

@@ -23,7 +23,7 @@ const SILENCE_SPARE: Duration = Duration::from_secs(1);
 /// Silence allowed while the schema is checked: another process may be setting an empty database up.
 const CHECK_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Idle connections are checked at least this often.
-const TIDY_INTERVAL: Duration = Duration::from_secs(15);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(15);
 
 impl Engine {
     pub(in crate::store) async fn connect(settings: PostgresSettings) -> Result<Self, StoreError> {
@@ -60,7 +60,7 @@ impl Engine {
         let (pool, closing) = (shared.pool.clone(), shared.closing.clone());
         let limits = (settings.idle_connections_max, settings.connection_lifetime_max);
         shared.tasks.spawn(async move {
-            closing.run_until_cancelled(tidy(pool, limits)).await;
+            closing.run_until_cancelled(prune(pool, limits)).await;
         });
         webhooks::check_key(&engine, settings.secrets_key_replaced).await?;
         webhooks::seal_clear_secrets(&engine).await?;
@@ -69,8 +69,8 @@ impl Engine {
 }
 
 /// Closes idle connections that are too many or too old. Never returns.
-async fn tidy(pool: Pool, (idle_max, lifetime_max): (usize, Duration)) {
-    let interval = if lifetime_max.is_zero() { TIDY_INTERVAL } else { TIDY_INTERVAL.min(lifetime_max / 4) };
+async fn prune(pool: Pool, (idle_max, lifetime_max): (usize, Duration)) {
+    let interval = if lifetime_max.is_zero() { PRUNE_INTERVAL } else { PRUNE_INTERVAL.min(lifetime_max / 4) };
     loop {
         tokio::time::sleep(interval).await;
         let mut kept = 0;
