@@ -64,7 +64,7 @@ pub(in crate::store) async fn tokens_are_found_by_their_hash_until_they_are_revo
     assert!(store.revoke_admin_token("ops").await.unwrap());
     assert!(!store.revoke_admin_token("ops").await.unwrap());
     assert_eq!(store.admin_token_by_hash(hash_token(&token)).await.unwrap(), None);
-    assert!(records(&store).await.is_empty(), "nobody is known who did it");
+    assert!(records(&store).await.is_empty(), "there is no caller");
 }
 
 pub(in crate::store) async fn changes_by_a_caller_are_recorded(store: Store) {
@@ -142,7 +142,7 @@ pub(in crate::store) async fn records_contain_no_secrets(store: Store) {
         assert!(!text.contains(secret), "{text}");
     }
     let notes: Vec<_> = records.iter().rev().map(|record| record.entry.note.is_some()).collect();
-    assert_eq!(notes, [false, true, false, false, false], "another secret is told without it");
+    assert_eq!(notes, [false, true, false, false, false], "a changed secret is noted without its value");
 }
 
 pub(in crate::store) async fn a_set_is_recorded_document_by_document(store: Store) {
@@ -205,7 +205,7 @@ pub(in crate::store) async fn changes_outside_the_store_are_recorded_first(store
     ops.finish_audit(failed, AuditOutcome::Failed, None).await.unwrap();
     let entry = records(&store).await[0].entry.clone();
     assert_eq!((entry.outcome, entry.object_id.as_deref()), (AuditOutcome::Failed, Some("7")));
-    assert_eq!(store.begin_audit(purge()).await.unwrap(), None, "on nobody's behalf");
+    assert_eq!(store.begin_audit(purge()).await.unwrap(), None, "without a caller");
     store.finish_audit(None, AuditOutcome::Done, None).await.unwrap();
     store.finish_audit(Some(1 << 40), AuditOutcome::Done, None).await.unwrap();
     assert_eq!(records(&store).await.len(), 2);

@@ -378,7 +378,7 @@ pub(super) async fn the_backlog_of_a_disabled_webhook_is_limited(store: Store) {
     store.replace_webhook("ops", webhook("ops"), None).await.unwrap();
     let claimed = store.claim_due_deliveries(ClaimLimits::up_to(1, LEASE, &[])).await.unwrap();
     assert_eq!(claimed[0].id, ids[3], "the oldest first");
-    assert_eq!(store.webhook("ops").await.unwrap().unwrap().deliveries_given_up, 3, "told until it is disabled again");
+    assert_eq!(store.webhook("ops").await.unwrap().unwrap().deliveries_given_up, 3, "counted until it is disabled again");
     assert!(store.abandoned_deliveries().await.unwrap().is_empty());
 
     let mut disabled = webhook("ops");
@@ -426,7 +426,7 @@ pub(super) async fn a_claim_is_bounded_by_webhook_and_by_bytes(store: Store) {
     // Each has ten bytes.
     assert_eq!(count(limits(0, 0)).await, (0, 1), "the first is taken whatever its size");
     assert_eq!(count(limits(1, 1_000)).await, (1, 2));
-    assert_eq!(count(limits(3, 25)).await, (2, 1), "whoever passes the bound is the last");
+    assert_eq!(count(limits(3, 25)).await, (2, 1), "the one that exceeds the limit is the last");
     assert_eq!(count(limits(3, 1_000)).await, (1, 0));
     assert_eq!(store.next_due_ms(&[a, b]).await.unwrap(), None);
 }

@@ -193,7 +193,7 @@ async fn notifications_resume_after_the_server_was_killed() {
     let listener = Store::connect_postgres(quick).await.unwrap();
     let mut changes = listener.changes();
     let notified = async |changes: &mut watch::Receiver<u64>| {
-        tokio::time::timeout(Duration::from_secs(20), changes.changed()).await.expect("told").unwrap();
+        tokio::time::timeout(Duration::from_secs(20), changes.changed()).await.expect("notified").unwrap();
     };
     for round in 0..2 {
         changes.mark_unchanged();
@@ -389,13 +389,13 @@ async fn a_server_clock_that_is_set_back_delays_no_delivery() {
 
         set_clock(0);
         let next_ms = store.next_due_ms(&[]).await.unwrap().unwrap();
-        assert!(next_ms <= jiff::Timestamp::now().as_millisecond(), "due since it is owed");
+        assert!(next_ms <= jiff::Timestamp::now().as_millisecond(), "due since it was created");
         let found = store.claim_due_deliveries(ClaimLimits::up_to(3, lease, &[])).await.unwrap();
         assert_eq!(found.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), [owed]);
         let sql = |id| format!("SELECT due_at - causality_now_ms() FROM deliveries WHERE id = '{id}'");
         let waits = [retried, claimed].map(|id| server.sql(&database, &sql(id)).parse::<i64>().unwrap());
         assert!(waits[0] <= wait_ms, "a retry waits no longer than it was to: {waits:?}");
-        assert!(waits[1] <= lease.as_millis() as i64, "nobody claims for longer than the lease: {waits:?}");
+        assert!(waits[1] <= lease.as_millis() as i64, "no claim outlasts the lease: {waits:?}");
         for id in [owed, retried, claimed] {
             store.delete_delivery(id).await.unwrap();
         }

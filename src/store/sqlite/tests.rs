@@ -441,7 +441,7 @@ async fn restarts_after_a_clock_step_back_neither_delay_nor_age_deliveries() {
         let store = open(&dir, None).unwrap();
         let found = (due(&store, owed).await, due(&store, retried).await);
         let now_ms = jiff::Timestamp::now().as_millisecond();
-        assert!(found.0.as_millisecond() <= now_ms, "due since it is owed");
+        assert!(found.0.as_millisecond() <= now_ms, "due since it was created");
         assert!((1..=wait_ms).contains(&(found.1.as_millisecond() - now_ms)), "a retry waits no longer than it was to");
         assert_eq!(*first.get_or_insert(found), found, "a second restart moves nothing");
         let bounds = BacklogLimits { deliveries_max: 10, age_max: Duration::from_secs(3_600) };
