@@ -378,7 +378,11 @@ pub(super) async fn the_backlog_of_a_disabled_webhook_is_limited(store: Store) {
     store.replace_webhook("ops", webhook("ops"), None).await.unwrap();
     let claimed = store.claim_due_deliveries(ClaimLimits::up_to(1, LEASE, &[])).await.unwrap();
     assert_eq!(claimed[0].id, ids[3], "the oldest first");
-    assert_eq!(store.webhook("ops").await.unwrap().unwrap().deliveries_given_up, 3, "counted until it is disabled again");
+    assert_eq!(
+        store.webhook("ops").await.unwrap().unwrap().deliveries_given_up,
+        3,
+        "counted until it is disabled again"
+    );
     assert!(store.abandoned_deliveries().await.unwrap().is_empty());
 
     let mut disabled = webhook("ops");
