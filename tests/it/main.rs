@@ -6,6 +6,7 @@ mod api_keys;
 mod bus_settings;
 mod callers;
 mod chaos;
+mod circles;
 #[cfg(target_os = "linux")]
 mod clocks;
 mod cluster;

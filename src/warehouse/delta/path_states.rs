@@ -113,8 +113,8 @@ mod tests {
         states.note_earlier("b", true);
         states.note_earlier("c", true);
         states.completed();
-        let states = ["a", "b", "c", "d"].map(|path| states.get(path));
-        assert_eq!(states, [PathState::Added, PathState::Removed, PathState::Added, PathState::Unlogged]);
+        let found = ["a", "b", "c", "d"].map(|path| states.get(path));
+        assert_eq!(found, [PathState::Added, PathState::Removed, PathState::Added, PathState::Unlogged]);
         for n in 0..HALF_FILES_MAX + HALF_FILES_MAX / 2 {
             states.note(&n.to_string(), true);
         }

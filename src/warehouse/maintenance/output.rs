@@ -52,7 +52,7 @@ pub(in crate::warehouse) struct Output {
     /// Its name in the scratch directory.
     pub(super) part: String,
     pub(in crate::warehouse) bytes: u64,
-    pub(super) metadata: ParquetMetaData,
+    pub(in crate::warehouse) metadata: ParquetMetaData,
 }
 
 /// The outputs of one job.
@@ -104,13 +104,13 @@ impl<'a> Outputs<'a> {
 
     /// Adds the next row, unless it repeats both sequence and id of the row before.
     pub(in crate::warehouse) fn push_unique(&mut self, row: &StoredRow<'_>) -> Result<(), WarehouseError> {
-        if self.last.0 == row.stream_sequence && self.last.1 == row.id {
+        if self.last.0 == row.stream_sequence() && self.last.1 == row.id() {
             self.repeated += 1;
             return Ok(());
         }
-        self.last.0 = row.stream_sequence;
+        self.last.0 = row.stream_sequence();
         self.last.1.clear();
-        self.last.1.push_str(row.id);
+        self.last.1.push_str(row.id());
         self.push(row)
     }
 
@@ -126,7 +126,7 @@ impl<'a> Outputs<'a> {
         };
         open.group.push_stored(row, &mut self.compressor)?;
         // Imported rows have none.
-        open.sequences.extend(u64::try_from(row.stream_sequence).ok().filter(|sequence| *sequence > 0));
+        open.sequences.extend(u64::try_from(row.stream_sequence()).ok().filter(|sequence| *sequence > 0));
         open.rows += 1;
         self.rows += 1;
         let rows = open.group.rows();
