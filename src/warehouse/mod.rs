@@ -46,8 +46,8 @@ mod retention;
 mod tests;
 
 pub use catalog::footers::{PartitionFooters, RowId};
+pub use columns::origin::Origin;
 pub use columns::promoted::{ColumnType, PromotedColumn, PromotedColumns};
-pub use columns::row::Origin;
 pub use compaction::{Candidate, Compacted, CompactionOutcome, LakeStatus, Vacuumed};
 pub use delta::{Adopted, DeltaSettings};
 pub use erasure::{Erased, ErasureOutcome, PersonSearch, PersonalFiles};

@@ -56,9 +56,8 @@ impl KindColumns {
         self.event_type.close_page(&[], rows, compressor)
     }
 
-    pub(crate) fn close_into(self, chunks: &mut Vec<Chunk>, compressor: &mut Compressor) -> Result<(), WarehouseError> {
-        chunks.push(self.category.close(compressor)?);
-        chunks.push(self.event_type.close(compressor)?);
-        Ok(())
+    /// The chunks of category and type.
+    pub(crate) fn close(self, compressor: &mut Compressor) -> Result<(Chunk, Chunk), WarehouseError> {
+        Ok((self.category.close(compressor)?, self.event_type.close(compressor)?))
     }
 }

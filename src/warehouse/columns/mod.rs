@@ -1,5 +1,9 @@
 //! The columns of a file: their schema, and how an event or a stored row fills them.
 
+mod define;
+pub(super) mod origin;
+pub(super) mod table;
+
 pub(super) mod schema;
 
 pub(super) mod promoted;

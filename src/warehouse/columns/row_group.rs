@@ -8,9 +8,11 @@ use parquet::schema::types::SchemaDescPtr;
 
 use super::device::{DeviceColumns, RowDevice};
 use super::kind::KindColumns;
+use super::origin::Origin;
 use super::promoted::PromotedColumns;
 use super::promoted_values::Promoted;
-use super::row::{Origin, StoredRow};
+use super::row::StoredRow;
+use super::table::{self, COLUMNS, Column, Kind as ColumnKind, NUMBERS, TEXTS, Values};
 use crate::event::{EventRef, Kind};
 use crate::warehouse::error::WarehouseError;
 use crate::warehouse::pages::chunk::Chunk;
@@ -25,18 +27,11 @@ pub(crate) struct RowGroup {
     /// close their pages together, so the levels are encoded once for all of them.
     present: Vec<u16>,
     seed: u64,
-    id: TextColumn,
-    device_id: TextColumn,
-    timestamp_ms: IntegerColumn,
-    correlation_id: TextColumn,
+    texts: [TextColumn; TEXTS],
+    numbers: [IntegerColumn; NUMBERS],
     kind: KindColumns,
     device: DeviceColumns,
     payload_json: TextColumn,
-    received_at_ms: IntegerColumn,
-    idempotency_key: TextColumn,
-    stream_sequence: IntegerColumn,
-    user_id: TextColumn,
-    session_id: TextColumn,
     promoted: Promoted,
     /// The payload's JSON, if it may contain a promoted column.
     payload: Vec<u8>,
@@ -45,22 +40,20 @@ pub(crate) struct RowGroup {
 impl RowGroup {
     /// `seed` makes the hashes of dictionary values unpredictable.
     pub(crate) fn new(seed: u64, columns: &PromotedColumns) -> Self {
+        let mut options = table::of_kind(ColumnKind::Text).map(|column| column.options);
+        let texts = std::array::from_fn(|_| {
+            let options = options.next();
+            TextColumn::new(options.is_some_and(|o| o.bounds), options.is_some_and(|o| o.bloom))
+        });
         Self {
             rows: 0,
             present: Vec::new(),
             seed,
-            id: TextColumn::new(true, true),
-            device_id: TextColumn::new(true, true),
-            timestamp_ms: IntegerColumn::int64(),
-            correlation_id: TextColumn::new(true, false),
+            texts,
+            numbers: std::array::from_fn(|_| IntegerColumn::int64()),
             kind: KindColumns::new(),
             device: DeviceColumns::new(),
             payload_json: TextColumn::new(false, false),
-            received_at_ms: IntegerColumn::int64(),
-            idempotency_key: TextColumn::new(true, false),
-            stream_sequence: IntegerColumn::int64(),
-            user_id: TextColumn::new(true, true),
-            session_id: TextColumn::new(true, false),
             promoted: Promoted::new(columns),
             payload: Vec::new(),
         }
@@ -77,10 +70,7 @@ impl RowGroup {
         compressor: &mut Compressor,
     ) -> Result<(), WarehouseError> {
         let seed = self.seed;
-        self.id.push(event.id, compressor)?;
-        self.device_id.push(event.device_id, compressor)?;
-        self.timestamp_ms.push(event.timestamp_ms);
-        self.correlation_id.push(event.correlation_id, compressor)?;
+        self.push_values(&table::values(event, origin), compressor)?;
         self.kind.push(event, seed);
         if event.device_bytes.is_some() {
             self.device.push(event, seed);
@@ -95,11 +85,6 @@ impl RowGroup {
             self.promoted.push("", &[], seed);
             self.payload_json.push_with(|out| event.write_payload_json(out), compressor)?;
         }
-        self.received_at_ms.push(origin.received_at_ms);
-        self.idempotency_key.push(event.idempotency_key, compressor)?;
-        self.stream_sequence.push(origin.sequence as i64);
-        self.user_id.push(event.user_id, compressor)?;
-        self.session_id.push(event.session_id, compressor)?;
         self.row_done(compressor)
     }
 
@@ -109,14 +94,11 @@ impl RowGroup {
         compressor: &mut Compressor,
     ) -> Result<(), WarehouseError> {
         let seed = self.seed;
-        self.id.push(row.id, compressor)?;
-        self.device_id.push(row.device_id, compressor)?;
-        self.timestamp_ms.push(row.timestamp_ms);
-        self.correlation_id.push(row.correlation_id, compressor)?;
+        self.push_values(&row.values, compressor)?;
         self.kind.push_texts(row.event_category, row.event_type, seed);
         match &row.device {
             None => {}
-            Some(RowDevice::Read(device)) => self.device.push_plain(device.texts, device.plain, seed),
+            Some(RowDevice::Read(device)) => self.device.push_values(*device, seed),
             Some(RowDevice::Packed(packed)) => self.device.push_packed(packed, seed)?,
         }
         self.present.push(u16::from(row.device.is_some()));
@@ -124,12 +106,18 @@ impl RowGroup {
         if !self.promoted.columns().is_empty() {
             self.promoted.push(field_of(row), row.payload_json.as_bytes(), seed);
         }
-        self.received_at_ms.push(row.received_at_ms);
-        self.idempotency_key.push(row.idempotency_key, compressor)?;
-        self.stream_sequence.push(row.stream_sequence);
-        self.user_id.push(row.user_id, compressor)?;
-        self.session_id.push(row.session_id, compressor)?;
         self.row_done(compressor)
+    }
+
+    #[inline]
+    fn push_values(&mut self, values: &Values<'_>, compressor: &mut Compressor) -> Result<(), WarehouseError> {
+        for (column, text) in self.texts.iter_mut().zip(values.texts) {
+            column.push(text, compressor)?;
+        }
+        for (column, number) in self.numbers.iter_mut().zip(values.numbers) {
+            column.push(number);
+        }
+        Ok(())
     }
 
     fn row_done(&mut self, compressor: &mut Compressor) -> Result<(), WarehouseError> {
@@ -139,20 +127,17 @@ impl RowGroup {
 
     /// Closes the open page early if unusually long values have made it large.
     pub(crate) fn relieve(&mut self, compressor: &mut Compressor) -> Result<(), WarehouseError> {
-        let heavy = self.kind.is_heavy()
-            || self.promoted.is_heavy()
-            || self.device.dictionaries().iter().any(|column| column.is_heavy());
+        let heavy = self.kind.is_heavy() || self.promoted.is_heavy() || self.device.is_heavy();
         if heavy && !self.present.is_empty() { self.close_page(compressor) } else { Ok(()) }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        let texts = self.texts().iter().map(|column| column.memory_bytes()).sum::<usize>();
-        let integers = [&self.timestamp_ms, &self.received_at_ms, &self.stream_sequence];
-        let integers = integers.iter().map(|column| column.memory_bytes()).sum::<usize>();
+        let texts = self.texts.iter().map(TextColumn::memory_bytes).sum::<usize>() + self.payload_json.memory_bytes();
+        let numbers = self.numbers.iter().map(IntegerColumn::memory_bytes).sum::<usize>();
         size_of::<Self>()
             + self.present.capacity() * 2
             + texts
-            + integers
+            + numbers
             + self.kind.memory_bytes()
             + self.device.memory_bytes()
             + self.promoted.memory_bytes()
@@ -161,10 +146,9 @@ impl RowGroup {
 
     /// Roughly the bytes that the group would add to the file if it closed now.
     pub(crate) fn encoded_bytes(&self) -> usize {
-        let texts = self.texts().iter().map(|column| column.encoded_bytes()).sum::<usize>();
-        let integers = [&self.timestamp_ms, &self.received_at_ms, &self.stream_sequence];
-        let integers = integers.iter().map(|column| column.encoded_bytes()).sum::<usize>();
-        texts + integers + self.kind.encoded_bytes() + self.device.encoded_bytes() + self.promoted.encoded_bytes()
+        let texts = self.texts.iter().map(TextColumn::encoded_bytes).sum::<usize>() + self.payload_json.encoded_bytes();
+        let numbers = self.numbers.iter().map(IntegerColumn::encoded_bytes).sum::<usize>();
+        texts + numbers + self.kind.encoded_bytes() + self.device.encoded_bytes() + self.promoted.encoded_bytes()
     }
 
     pub(crate) fn append_to<W: Write + Send>(
@@ -176,19 +160,23 @@ impl RowGroup {
         if !self.present.is_empty() {
             self.close_page(compressor)?;
         }
-        let mut chunks = Vec::with_capacity(schema.num_columns());
-        chunks.push(self.id.close(compressor)?);
-        chunks.push(self.device_id.close(compressor)?);
-        chunks.push(self.timestamp_ms.close());
-        chunks.push(self.correlation_id.close(compressor)?);
-        self.kind.close_into(&mut chunks, compressor)?;
-        self.device.close_into(&mut chunks, compressor)?;
-        chunks.push(self.payload_json.close(compressor)?);
-        chunks.push(self.received_at_ms.close());
-        chunks.push(self.idempotency_key.close(compressor)?);
-        chunks.push(self.stream_sequence.close());
-        chunks.push(self.user_id.close(compressor)?);
-        chunks.push(self.session_id.close(compressor)?);
+        let texts = self.texts.into_iter().map(|column| column.close(compressor)).collect::<Result<Vec<_>, _>>()?;
+        let (mut texts, mut numbers) = (texts.into_iter(), self.numbers.into_iter().map(IntegerColumn::close));
+        let (category, event_type) = self.kind.close(compressor)?;
+        let (mut category, mut event_type) = (Some(category), Some(event_type));
+        let mut device = self.device.close(compressor)?;
+        let mut payload = Some(self.payload_json.close(compressor)?);
+        let next = |column: &Column| match column.kind {
+            ColumnKind::Text => texts.next(),
+            ColumnKind::Number => numbers.next(),
+            ColumnKind::Category => category.take(),
+            ColumnKind::EventType => event_type.take(),
+            ColumnKind::Payload => payload.take(),
+            ColumnKind::DeviceText => device.texts.next(),
+            ColumnKind::DeviceNumber => device.numbers.next(),
+            ColumnKind::DeviceFlag => device.flags.next(),
+        };
+        let mut chunks: Vec<Chunk> = COLUMNS.iter().filter_map(next).collect();
         self.promoted.close_into(&mut chunks, compressor)?;
         let append = |(chunk, column): (Chunk, _)| chunk.append_to(group, column, compressor);
         let appended: Result<(), ParquetError> = chunks.into_iter().zip(schema.columns()).try_for_each(append);
@@ -199,24 +187,10 @@ impl RowGroup {
         let rows = self.present.len();
         let levels = definition_levels(&self.present);
         self.present.clear();
-        for column in [&mut self.timestamp_ms, &mut self.received_at_ms, &mut self.stream_sequence] {
-            column.close_page(&[], rows, compressor)?;
-        }
+        self.numbers.iter_mut().try_for_each(|column| column.close_page(&[], rows, compressor))?;
         self.kind.close_page(rows, compressor)?;
         self.promoted.close_page(compressor)?;
         self.device.close_page(&levels, rows, compressor)
-    }
-
-    fn texts(&self) -> [&TextColumn; 7] {
-        [
-            &self.id,
-            &self.device_id,
-            &self.correlation_id,
-            &self.payload_json,
-            &self.idempotency_key,
-            &self.user_id,
-            &self.session_id,
-        ]
     }
 }
 

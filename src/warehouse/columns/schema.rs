@@ -1,49 +1,12 @@
-//! The columns of every file, in order. Partition columns are in the path only.
+//! The Parquet schema of the table of columns. Partition columns are in the path only.
 //!
-//! All integers are signed, since not every engine reads unsigned ones. A column's field id is its position, from 1, so
-//! new columns must be added at the end.
+//! All integers are signed, since not every engine reads unsigned ones. A column's field id is its position, from 1.
 
 use std::sync::{Arc, LazyLock};
 
+use super::table::{COLUMNS, Kind};
 use parquet::basic::{LogicalType, Repetition, Type as Physical};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
-
-/// The columns of the device context, NULL if the event has none.
-const DEVICE: [(&str, Physical); 15] = [
-    ("platform", Physical::BYTE_ARRAY),
-    ("os_version", Physical::BYTE_ARRAY),
-    ("app_version", Physical::BYTE_ARRAY),
-    ("build_number", Physical::BYTE_ARRAY),
-    ("device_model", Physical::BYTE_ARRAY),
-    ("manufacturer", Physical::BYTE_ARRAY),
-    ("screen_width", Physical::INT32),
-    ("screen_height", Physical::INT32),
-    ("locale", Physical::BYTE_ARRAY),
-    ("timezone", Physical::BYTE_ARRAY),
-    ("network_type", Physical::BYTE_ARRAY),
-    ("carrier", Physical::BYTE_ARRAY),
-    ("is_jailbroken", Physical::BOOLEAN),
-    ("is_emulator", Physical::BOOLEAN),
-    ("sdk_version", Physical::BYTE_ARRAY),
-];
-
-const BEFORE_DEVICE: [(&str, Physical); 6] = [
-    ("id", Physical::BYTE_ARRAY),
-    ("device_id", Physical::BYTE_ARRAY),
-    ("timestamp_ms", Physical::INT64),
-    ("correlation_id", Physical::BYTE_ARRAY),
-    ("event_category", Physical::BYTE_ARRAY),
-    ("event_type", Physical::BYTE_ARRAY),
-];
-
-const AFTER_DEVICE: [(&str, Physical); 6] = [
-    ("payload_json", Physical::BYTE_ARRAY),
-    ("received_at_ms", Physical::INT64),
-    ("idempotency_key", Physical::BYTE_ARRAY),
-    ("stream_sequence", Physical::INT64),
-    ("user_id", Physical::BYTE_ARRAY),
-    ("session_id", Physical::BYTE_ARRAY),
-];
 
 static SCHEMA: LazyLock<SchemaDescPtr> = LazyLock::new(|| Arc::new(SchemaDescriptor::new(root())));
 
@@ -69,18 +32,27 @@ pub(crate) fn is_taken(name: &str) -> bool {
 }
 
 fn root() -> TypePtr {
-    let (required, optional) = (Repetition::REQUIRED, Repetition::OPTIONAL);
-    let groups: [(&[_], _); 3] = [(&BEFORE_DEVICE, required), (&DEVICE, optional), (&AFTER_DEVICE, required)];
-    let columns = groups.iter().flat_map(|(columns, repetition)| columns.iter().map(|column| (column, *repetition)));
-    let all = columns.zip(1..).map(|((column, repetition), id)| field(column, repetition, id)).collect();
-    let root = Type::group_type_builder("event").with_fields(all).build();
-    Arc::new(root.expect("the columns above make a valid schema"))
+    let fields = COLUMNS.iter().zip(1..).map(|(column, id)| {
+        let repetition = if column.kind.is_nullable() { Repetition::OPTIONAL } else { Repetition::REQUIRED };
+        field(&(column.name, physical(column.kind)), repetition, id)
+    });
+    let root = Type::group_type_builder("event").with_fields(fields.collect()).build();
+    Arc::new(root.expect("the table of columns makes a valid schema"))
+}
+
+fn physical(kind: Kind) -> Physical {
+    match kind {
+        Kind::Text | Kind::Category | Kind::EventType | Kind::Payload | Kind::DeviceText => Physical::BYTE_ARRAY,
+        Kind::Number => Physical::INT64,
+        Kind::DeviceNumber => Physical::INT32,
+        Kind::DeviceFlag => Physical::BOOLEAN,
+    }
 }
 
 pub(super) fn field((name, physical): &(&str, Physical), repetition: Repetition, id: i32) -> TypePtr {
     let text = (*physical == Physical::BYTE_ARRAY).then_some(LogicalType::String);
     let field = Type::primitive_type_builder(name, *physical).with_repetition(repetition).with_logical_type(text);
-    Arc::new(field.with_id(Some(id)).build().expect("the columns above make valid fields"))
+    Arc::new(field.with_id(Some(id)).build().expect("the table of columns makes valid fields"))
 }
 
 #[cfg(test)]
@@ -102,7 +74,7 @@ mod tests {
     #[test]
     fn only_device_columns_are_nullable() {
         for column in schema().columns() {
-            let device = DEVICE.iter().any(|(name, _)| *name == column.name());
+            let device = (7..=21).contains(&column.self_type().get_basic_info().id());
             assert_eq!(column.max_def_level() == 1, device, "{}", column.name());
         }
     }

@@ -1,38 +1,39 @@
-//! One row as bytes, while rows are sorted: what is compared comes first, the device context last.
+//! A row as bytes, while rows are sorted.
 //!
 //! ```text
-//! timestamp_ms i64 │ stream_sequence i64 │ received_at_ms i64 │ device_id │ id │ six more texts
-//! │ event_category │ event_type │ 1: a device context follows, to the end of the record; 0: none
+//! numbers i64, in table order │ texts, in table order │ payload_json │ event_category │ event_type
+//! │ u8 1 and the device context, to the end of the record; or u8 0
 //! ```
 //!
-//! Texts have their length as a LEB128 varint before them. Records live as long as one process: there is no older form.
+//! A LEB128 varint with its length precedes each text. Records live only as long as the process, so there are no versions.
 
 use std::cmp::Ordering;
 
 use crate::warehouse::WarehouseError;
 use crate::warehouse::columns::device::RowDevice;
 use crate::warehouse::columns::row::StoredRow;
+use crate::warehouse::columns::table::{self, NUMBERS, TEXTS, Values};
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::varint::{put_varint, take_text};
 
-const HEAD_BYTES: usize = 24;
+const NUMBER_BYTES: usize = 8;
+const HEAD_BYTES: usize = NUMBERS * NUMBER_BYTES;
 
-/// What settles nearly every comparison: the time, and the first bytes of the device's id.
+/// Decides nearly every comparison: the time, and the first bytes of the device id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
+pub(super) struct RowKey {
     timestamp_ms: i64,
     device: u64,
 }
 
-impl Key {
+impl RowKey {
     pub(super) fn of(row: &StoredRow<'_>) -> Self {
-        Self { timestamp_ms: row.timestamp_ms, device: prefix(row.device_id.as_bytes()) }
+        Self { timestamp_ms: row.timestamp_ms(), device: prefix(row.device_id().as_bytes()) }
     }
 
     pub(super) fn of_record(record: &[u8]) -> Option<Self> {
-        let mut rest = record.get(HEAD_BYTES..)?;
-        let device = prefix(take_text(&mut rest)?.as_bytes());
-        Some(Self { timestamp_ms: number(record, 0), device })
+        let (device_id, _) = ids(record)?;
+        Some(Self { timestamp_ms: number(record, table::TIMESTAMP_MS), device: prefix(device_id.as_bytes()) })
     }
 }
 
@@ -43,26 +44,16 @@ fn prefix(text: &[u8]) -> u64 {
     u64::from_be_bytes(first)
 }
 
-fn number(record: &[u8], at: usize) -> i64 {
-    record.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, i64::from_le_bytes)
+fn number(record: &[u8], position: usize) -> i64 {
+    let bytes = record.get(position * NUMBER_BYTES..).and_then(|rest| rest.first_chunk());
+    bytes.map_or(0, |bytes| i64::from_le_bytes(*bytes))
 }
 
 pub(super) fn put(out: &mut Vec<u8>, row: &StoredRow<'_>) {
-    for number in [row.timestamp_ms, row.stream_sequence, row.received_at_ms] {
+    for number in row.values.numbers {
         out.extend_from_slice(&number.to_le_bytes());
     }
-    let texts = [
-        row.device_id,
-        row.id,
-        row.correlation_id,
-        row.payload_json,
-        row.idempotency_key,
-        row.user_id,
-        row.session_id,
-        row.event_category,
-        row.event_type,
-    ];
-    for text in texts {
+    for text in row.values.texts.into_iter().chain([row.payload_json, row.event_category, row.event_type]) {
         put_varint(out, text.len() as u64);
         out.extend_from_slice(text.as_bytes());
     }
@@ -80,20 +71,15 @@ pub(super) fn row(record: &[u8]) -> Result<StoredRow<'_>, WarehouseError> {
 
 fn parse(record: &[u8]) -> Option<StoredRow<'_>> {
     let mut rest = record.get(HEAD_BYTES..)?;
-    let mut text = || take_text(&mut rest);
+    let mut texts = [""; TEXTS];
+    for text in &mut texts {
+        *text = take_text(&mut rest)?;
+    }
     Some(StoredRow {
-        timestamp_ms: number(record, 0),
-        stream_sequence: number(record, 8),
-        received_at_ms: number(record, 16),
-        device_id: text()?,
-        id: text()?,
-        correlation_id: text()?,
-        payload_json: text()?,
-        idempotency_key: text()?,
-        user_id: text()?,
-        session_id: text()?,
-        event_category: text()?,
-        event_type: text()?,
+        values: Values { texts, numbers: std::array::from_fn(|position| number(record, position)) },
+        payload_json: take_text(&mut rest)?,
+        event_category: take_text(&mut rest)?,
+        event_type: take_text(&mut rest)?,
         device: match rest.split_first()? {
             (0, []) => None,
             (1, packed) => Some(RowDevice::Packed(packed)),
@@ -102,42 +88,41 @@ fn parse(record: &[u8]) -> Option<StoredRow<'_>> {
     })
 }
 
-/// The order of rows with equal keys: by all of the device's id, then what makes rows that repeat others neighbours.
+/// The order of rows with equal keys: by device id, then so that repeated rows become neighbours.
 pub(super) fn compare(one: &[u8], other: &[u8]) -> Ordering {
     let parts = |record| {
         let (device_id, id) = ids(record).unwrap_or_default();
-        (device_id, number(record, 8), id)
+        (device_id, number(record, table::STREAM_SEQUENCE), id)
     };
     parts(one).cmp(&parts(other))
 }
 
+/// The device id and the id.
 fn ids(record: &[u8]) -> Option<(&str, &str)> {
+    // They are the first two texts.
+    const { assert!(table::ID == 0 && table::DEVICE_ID == 1) };
     let mut rest = record.get(HEAD_BYTES..)?;
-    Some((take_text(&mut rest)?, take_text(&mut rest)?))
+    let id = take_text(&mut rest)?;
+    Some((take_text(&mut rest)?, id))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::warehouse::columns::device::{DEVICE_TEXTS, PlainDevice, StoredDevice};
+    use crate::warehouse::columns::table::{DEVICE_TEXTS, DeviceValues};
 
     fn stored<'a>(timestamp_ms: i64, device_id: &'a str, stream_sequence: i64, id: &'a str) -> StoredRow<'a> {
-        let plain = PlainDevice { screen_width: -1, screen_height: 7, is_jailbroken: false, is_emulator: true };
-        let device = StoredDevice { texts: ["phone"; DEVICE_TEXTS], plain };
+        let device = DeviceValues { texts: ["phone"; DEVICE_TEXTS], numbers: [-1, 7], flags: [false, true] };
+        let mut values = Values { texts: ["text"; TEXTS], numbers: [3; NUMBERS] };
+        (values.texts[table::ID], values.texts[table::DEVICE_ID]) = (id, device_id);
+        values.numbers[table::TIMESTAMP_MS] = timestamp_ms;
+        values.numbers[table::STREAM_SEQUENCE] = stream_sequence;
         StoredRow {
-            id,
-            device_id,
-            timestamp_ms,
-            correlation_id: "c",
+            values,
             event_category: "commerce",
             event_type: "purchase",
-            device: (id != "bare").then_some(RowDevice::Read(device)),
             payload_json: "{}",
-            received_at_ms: 3,
-            idempotency_key: "",
-            stream_sequence,
-            user_id: "u",
-            session_id: "",
+            device: (id != "bare").then_some(RowDevice::Read(device)),
         }
     }
 
@@ -147,8 +132,8 @@ mod tests {
             let mut bytes = Vec::new();
             put(&mut bytes, &stored(-5, "d", 9, id));
             let back = row(&bytes).unwrap();
-            assert_eq!((back.timestamp_ms, back.stream_sequence, back.received_at_ms), (-5, 9, 3));
-            assert_eq!((back.id, back.device_id, back.payload_json, back.event_type), (id, "d", "{}", "purchase"));
+            assert_eq!((back.timestamp_ms(), back.stream_sequence(), back.values.numbers), (-5, 9, [-5, 3, 9]));
+            assert_eq!((back.id(), back.device_id(), back.payload_json, back.event_type), (id, "d", "{}", "purchase"));
             let mut again = Vec::new();
             put(&mut again, &back);
             assert_eq!(again, bytes);
@@ -161,7 +146,7 @@ mod tests {
         let bytes = |(time, device, sequence, id)| {
             let mut bytes = Vec::new();
             put(&mut bytes, &stored(time, device, sequence, id));
-            (Key::of_record(&bytes).unwrap(), bytes)
+            (RowKey::of_record(&bytes).unwrap(), bytes)
         };
         let ordered = [
             (-1, "z", 9, "z"),
@@ -175,7 +160,7 @@ mod tests {
         ];
         for pair in ordered.map(bytes).windows(2) {
             let order = pair[0].0.cmp(&pair[1].0).then_with(|| compare(&pair[0].1, &pair[1].1));
-            assert_eq!(order, Ordering::Less, "{:?}", row(&pair[1].1).unwrap().device_id);
+            assert_eq!(order, Ordering::Less, "{:?}", row(&pair[1].1).unwrap().device_id());
         }
     }
 }

@@ -14,7 +14,7 @@ use std::io::{BufWriter, Read, Seek, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
-use super::record::{self, Key};
+use super::record::{self, RowKey};
 use crate::warehouse::WarehouseError;
 use crate::warehouse::columns::row::StoredRow;
 use crate::warehouse::error::WarehouseErrorKind;
@@ -34,7 +34,7 @@ const PIECE_BYTES: usize = 1 << 20;
 /// One row that waits in memory.
 #[derive(Clone, Copy)]
 struct Place {
-    key: Key,
+    key: RowKey,
     piece: u32,
     start: u32,
     end: u32,
@@ -61,7 +61,7 @@ impl Rows {
         record::put(piece, row);
         self.bytes += piece.capacity() - before + size_of::<Place>();
         let place =
-            Place { key: Key::of(row), piece: piece_index as u32, start: start as u32, end: piece.len() as u32 };
+            Place { key: RowKey::of(row), piece: piece_index as u32, start: start as u32, end: piece.len() as u32 };
         self.places.push(place);
     }
 
@@ -206,7 +206,7 @@ fn record_at(block: &[u8], at: usize) -> Result<(usize, usize), WarehouseError> 
 
 /// The next record of a run. Ordered the other way round, for a heap whose greatest comes first.
 struct Head {
-    key: Key,
+    key: RowKey,
     run: Run,
 }
 
@@ -315,8 +315,8 @@ impl Run {
         &self.block[self.start..self.end]
     }
 
-    fn key(&self) -> Result<Key, WarehouseError> {
-        Key::of_record(self.record()).ok_or_else(|| damaged("a record is shorter than its head"))
+    fn key(&self) -> Result<RowKey, WarehouseError> {
+        RowKey::of_record(self.record()).ok_or_else(|| damaged("a record is shorter than its head"))
     }
 
     /// False at the end.

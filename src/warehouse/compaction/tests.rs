@@ -15,6 +15,8 @@ use uuid::Uuid;
 use super::*;
 use crate::event::EventRef;
 use crate::event::proto::{DeviceContext, EventEnvelope, UserLogin, event_envelope::Payload};
+use crate::warehouse::columns::row::StoredRow;
+use crate::warehouse::columns::table::{self, NUMBERS, TEXTS, Values};
 use crate::warehouse::delta::NewFile;
 use crate::warehouse::layout::is_compacted;
 use crate::warehouse::maintenance::{PartitionFilter, data_files, inputs};
@@ -45,7 +47,7 @@ pub(in crate::warehouse) async fn open(dir: &Path) -> Warehouse {
 }
 
 /// A row of the sequence: its time goes back and forth, so that files overlap.
-fn encoded(sequence: u64) -> Vec<u8> {
+pub(in crate::warehouse) fn encoded(sequence: u64) -> Vec<u8> {
     let mixed = sequence.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44;
     let device = DeviceContext { os_version: format!("{}", sequence % 5), screen_width: 3, ..Default::default() };
     let event = EventEnvelope {
@@ -208,28 +210,19 @@ fn rows_that_do_not_fit_in_memory_are_sorted_all_the_same() {
     for n in 0..400_000u64 {
         let mixed = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
         let (id, device) = (format!("{n}"), format!("device-{}", mixed % 7));
-        let row = crate::warehouse::columns::row::StoredRow {
-            id: &id,
-            device_id: &device,
-            timestamp_ms: (mixed / 7 % 5_000) as i64,
-            correlation_id: "",
-            event_category: "a",
-            event_type: "b",
-            device: None,
-            payload_json: if n.is_multiple_of(50) { &payload } else { "{}" },
-            received_at_ms: 0,
-            idempotency_key: "",
-            stream_sequence: n as i64,
-            user_id: "",
-            session_id: "",
-        };
+        let mut values = Values { texts: [""; TEXTS], numbers: [0; NUMBERS] };
+        (values.texts[table::ID], values.texts[table::DEVICE_ID]) = (&id, &device);
+        values.numbers[table::TIMESTAMP_MS] = (mixed / 7 % 5_000) as i64;
+        values.numbers[table::STREAM_SEQUENCE] = n as i64;
+        let payload_json = if n.is_multiple_of(50) { &payload } else { "{}" };
+        let row = StoredRow { values, event_category: "a", event_type: "b", payload_json, device: None };
         sorter.push(&row).unwrap();
-        expected.push((row.timestamp_ms, device.clone(), row.stream_sequence));
+        expected.push((row.timestamp_ms(), device.clone(), row.stream_sequence()));
     }
     let mut found = Vec::new();
     let each = |record: &[u8]| -> Result<(), WarehouseError> {
         let row = record::row(record)?;
-        found.push((row.timestamp_ms, row.device_id.to_owned(), row.stream_sequence));
+        found.push((row.timestamp_ms(), row.device_id().to_owned(), row.stream_sequence()));
         Ok(())
     };
     sorter.finish(each).unwrap();
@@ -271,7 +264,7 @@ async fn large_partitions_become_several_files_near_the_target() {
             each_row(&warehouse.0.objects, &partition().to_string(), input, |row| sorter.push(row), &mut || Ok(()));
         read.unwrap();
     }
-    sorter.finish(|record| outputs.push(record)).unwrap();
+    sorter.finish(|record| outputs.push_unique(&record::row(record)?)).unwrap();
     let done = outputs.finish(&["events_1.parquet"]).unwrap();
     assert!(done.len() > 2, "{}", done.len());
     for output in &done[..done.len() - 1] {

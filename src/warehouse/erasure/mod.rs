@@ -271,8 +271,8 @@ fn left(job: &Job<'_>, file: &Listed, why: &str) -> String {
 
 fn is_of(person: &PersonId, row: &StoredRow<'_>) -> bool {
     match person {
-        PersonId::Device(id) => row.device_id == id,
-        PersonId::User(id) => row.user_id == id,
+        PersonId::Device(id) => row.device_id() == id,
+        PersonId::User(id) => row.user_id() == id,
     }
 }
 

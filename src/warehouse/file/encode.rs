@@ -14,8 +14,9 @@ use parquet::schema::types::SchemaDescPtr;
 
 use super::footer;
 use crate::event::EventRef;
+use crate::warehouse::columns::origin::Origin;
 use crate::warehouse::columns::promoted::{PromotedColumns, schema_with};
-use crate::warehouse::columns::row::{Origin, StoredRow};
+use crate::warehouse::columns::row::StoredRow;
 use crate::warehouse::columns::row_group::RowGroup;
 use crate::warehouse::columns::schema::schema;
 use crate::warehouse::error::WarehouseError;

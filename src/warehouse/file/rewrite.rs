@@ -14,9 +14,12 @@ use parquet::file::metadata::ParquetMetaData;
 
 use super::encode::{EncodeSettings, Encoder};
 use super::footer;
-use crate::warehouse::columns::device::{DEVICE_TEXTS, PlainDevice, RowDevice, StoredDevice};
+use crate::warehouse::columns::device::RowDevice;
 use crate::warehouse::columns::promoted::PromotedColumns;
 use crate::warehouse::columns::row::StoredRow;
+use crate::warehouse::columns::table::{
+    self, DEVICE_FLAGS, DEVICE_NUMBERS, DEVICE_TEXTS, DeviceValues, Kind, NUMBERS, TEXTS, Values,
+};
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 use crate::warehouse::pages::compression::Compression;
 
@@ -43,7 +46,7 @@ pub(crate) fn keep_rows(
         for row in 0..batch.num_rows() {
             if kept.next().is_some_and(|kept| *kept) {
                 let row = columns.row(row);
-                sequences.push(row.stream_sequence as u64);
+                sequences.push(row.stream_sequence() as u64);
                 encoder.push_stored(&mut out, &row)?;
             }
         }
@@ -67,103 +70,73 @@ fn malformed(context: &'static str) -> WarehouseError {
     WarehouseError::new(WarehouseErrorKind::Corrupt, context)
 }
 
-/// The columns of one batch.
+/// The columns of one batch. Files of other versions may lack some; their values are empty.
 pub(crate) struct StoredColumns<'b> {
-    id: &'b StringArray,
-    device_id: &'b StringArray,
-    timestamp_ms: &'b Int64Array,
-    correlation_id: &'b StringArray,
+    texts: [Option<&'b StringArray>; TEXTS],
+    numbers: [Option<&'b Int64Array>; NUMBERS],
     event_category: &'b StringArray,
     event_type: &'b StringArray,
-    device_texts: [&'b StringArray; DEVICE_TEXTS],
-    screen_width: &'b Int32Array,
-    screen_height: &'b Int32Array,
-    is_jailbroken: &'b BooleanArray,
-    is_emulator: &'b BooleanArray,
     payload_json: &'b StringArray,
-    received_at_ms: &'b Int64Array,
-    idempotency_key: &'b StringArray,
-    stream_sequence: &'b Int64Array,
-    user_id: &'b StringArray,
-    session_id: &'b StringArray,
+    device_texts: [Option<&'b StringArray>; DEVICE_TEXTS],
+    device_numbers: [Option<&'b Int32Array>; DEVICE_NUMBERS],
+    device_flags: [Option<&'b BooleanArray>; DEVICE_FLAGS],
 }
-
-/// In the order of [`StoredDevice::texts`].
-const DEVICE_TEXT_NAMES: [&str; DEVICE_TEXTS] = [
-    "platform",
-    "os_version",
-    "app_version",
-    "build_number",
-    "device_model",
-    "manufacturer",
-    "locale",
-    "timezone",
-    "network_type",
-    "carrier",
-    "sdk_version",
-];
 
 impl<'b> StoredColumns<'b> {
     pub(crate) fn of(batch: &'b RecordBatch) -> Result<Self, WarehouseError> {
-        let find = |name: &str| batch.column_by_name(name);
-        let wrong = || malformed("find the file's columns");
-        let text = |name: &str| find(name).and_then(|column| column.as_string_opt::<i32>()).ok_or_else(wrong);
-        let long = |name: &str| find(name).and_then(|column| column.as_primitive_opt::<Int64Type>()).ok_or_else(wrong);
-        let short = |name: &str| find(name).and_then(|column| column.as_primitive_opt::<Int32Type>()).ok_or_else(wrong);
-        let truth = |name: &str| find(name).and_then(|column| column.as_boolean_opt()).ok_or_else(wrong);
-        let id = text("id")?;
-        let mut device_texts = [id; DEVICE_TEXTS];
-        for (column, name) in device_texts.iter_mut().zip(DEVICE_TEXT_NAMES) {
-            *column = text(name)?;
-        }
         Ok(Self {
-            id,
-            device_id: text("device_id")?,
-            timestamp_ms: long("timestamp_ms")?,
-            correlation_id: text("correlation_id")?,
-            event_category: text("event_category")?,
-            event_type: text("event_type")?,
-            device_texts,
-            screen_width: short("screen_width")?,
-            screen_height: short("screen_height")?,
-            is_jailbroken: truth("is_jailbroken")?,
-            is_emulator: truth("is_emulator")?,
-            payload_json: text("payload_json")?,
-            received_at_ms: long("received_at_ms")?,
-            idempotency_key: text("idempotency_key")?,
-            stream_sequence: long("stream_sequence")?,
-            user_id: text("user_id")?,
-            session_id: text("session_id")?,
+            texts: find_all(batch, Kind::Text, |array| array.as_string_opt())?,
+            numbers: find_all(batch, Kind::Number, |array| array.as_primitive_opt::<Int64Type>())?,
+            event_category: find_one(batch, Kind::Category)?,
+            event_type: find_one(batch, Kind::EventType)?,
+            payload_json: find_one(batch, Kind::Payload)?,
+            device_texts: find_all(batch, Kind::DeviceText, |array| array.as_string_opt())?,
+            device_numbers: find_all(batch, Kind::DeviceNumber, |array| array.as_primitive_opt::<Int32Type>())?,
+            device_flags: find_all(batch, Kind::DeviceFlag, |array| array.as_boolean_opt())?,
         })
     }
 
     pub(crate) fn row(&self, row: usize) -> StoredRow<'b> {
+        let text = |column: Option<&'b StringArray>| column.map_or("", |column| column.value(row));
         // Either all columns of a device context are present, or none.
-        let device = self.device_texts[0].is_valid(row).then(|| {
-            RowDevice::Read(StoredDevice {
-                texts: self.device_texts.map(|column| column.value(row)),
-                plain: PlainDevice {
-                    screen_width: self.screen_width.value(row),
-                    screen_height: self.screen_height.value(row),
-                    is_jailbroken: self.is_jailbroken.value(row),
-                    is_emulator: self.is_emulator.value(row),
-                },
+        let device = self.device_texts.iter().flatten().next().is_some_and(|column| column.is_valid(row)).then(|| {
+            RowDevice::Read(DeviceValues {
+                texts: self.device_texts.map(text),
+                numbers: self.device_numbers.map(|column| column.map_or(0, |column| column.value(row))),
+                flags: self.device_flags.map(|column| column.is_some_and(|column| column.value(row))),
             })
         });
         StoredRow {
-            id: self.id.value(row),
-            device_id: self.device_id.value(row),
-            timestamp_ms: self.timestamp_ms.value(row),
-            correlation_id: self.correlation_id.value(row),
+            values: Values {
+                texts: self.texts.map(text),
+                numbers: self.numbers.map(|column| column.map_or(0, |column| column.value(row))),
+            },
             event_category: self.event_category.value(row),
             event_type: self.event_type.value(row),
-            device,
             payload_json: self.payload_json.value(row),
-            received_at_ms: self.received_at_ms.value(row),
-            idempotency_key: self.idempotency_key.value(row),
-            stream_sequence: self.stream_sequence.value(row),
-            user_id: self.user_id.value(row),
-            session_id: self.session_id.value(row),
+            device,
         }
     }
+}
+
+/// The arrays of the columns of one kind, in table order.
+fn find_all<'b, A, const N: usize>(
+    batch: &'b RecordBatch,
+    kind: Kind,
+    typed: impl Fn(&'b dyn Array) -> Option<&'b A>,
+) -> Result<[Option<&'b A>; N], WarehouseError> {
+    let mut found = [None; N];
+    for (place, column) in found.iter_mut().zip(table::of_kind(kind)) {
+        *place = match batch.column_by_name(column.name) {
+            Some(array) => Some(typed(array).ok_or_else(|| malformed("read the file's columns"))?),
+            None if column.options.mandatory => return Err(malformed("find the file's columns")),
+            None => None,
+        };
+    }
+    Ok(found)
+}
+
+fn find_one(batch: &RecordBatch, kind: Kind) -> Result<&StringArray, WarehouseError> {
+    let [column] = find_all(batch, kind, |array| array.as_string_opt())?;
+    column.ok_or_else(|| malformed("find the file's columns"))
 }

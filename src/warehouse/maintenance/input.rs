@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::ParquetMetaData;
+use parquet::schema::types::ColumnDescPtr;
 
 use super::halt::Halt;
 use crate::warehouse::columns::row::StoredRow;
 use crate::warehouse::columns::schema;
 use crate::warehouse::columns::schema::schema;
+use crate::warehouse::columns::table::{COLUMNS, Column};
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::file::footer;
 use crate::warehouse::file::rewrite::StoredColumns;
@@ -32,7 +34,7 @@ pub(in crate::warehouse) struct Input {
     stream: Option<String>,
 }
 
-/// Reads footers. Leaves out files with other columns than ours, which an older version or another program wrote.
+/// Reads footers. Leaves out files with columns that this version does not know.
 pub(in crate::warehouse) fn inputs(
     objects: &Objects,
     directory: &str,
@@ -59,17 +61,17 @@ pub(in crate::warehouse) fn inputs(
     Ok(inputs)
 }
 
-/// Whether a file has our columns. Promoted columns may follow; they are extracted from the payloads again.
+/// Whether rows of the file can be rewritten: it has the mandatory columns, and no column that this version does not know.
+/// Promoted columns are extracted from the payloads again.
 fn is_of_our_columns(metadata: &ParquetMetaData) -> bool {
     let (theirs, ours) = (metadata.file_metadata().schema_descr().columns(), schema().columns());
-    let same = |(one, other): (&parquet::schema::types::ColumnDescPtr, &parquet::schema::types::ColumnDescPtr)| {
-        one.name() == other.name()
-            && one.physical_type() == other.physical_type()
-            && one.max_def_level() == other.max_def_level()
+    let is_known = |one: &ColumnDescPtr| {
+        let mut same = ours.iter().filter(|other| other.name() == one.name());
+        same.any(|other| other.physical_type() == one.physical_type() && other.max_def_level() == one.max_def_level())
+            || schema::is_promoted(one)
     };
-    theirs.len() >= ours.len()
-        && theirs.iter().zip(ours).all(same)
-        && theirs[ours.len()..].iter().all(|column| schema::is_promoted(column))
+    let has = |column: &Column| theirs.iter().any(|one| one.name() == column.name);
+    theirs.iter().all(is_known) && COLUMNS.iter().all(|column| !column.options.mandatory || has(column))
 }
 
 /// The streams to which the files' sequences belong.

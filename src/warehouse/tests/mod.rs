@@ -3,4 +3,5 @@
 mod concurrent_lookups;
 mod damaged_files;
 mod fenced_writes;
+mod other_versions;
 mod read_back;
