@@ -23,7 +23,7 @@ use crate::event::request::Refused;
 use crate::event::{FieldError, cut};
 use crate::http::{Coding, Inbound, Problem};
 use crate::metrics::GatewayVerdicts;
-use crate::quarantine::InputFormat as Kept;
+use crate::quarantine::InputFormat;
 
 /// The encoding of an export and of its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,25 +102,25 @@ impl Gateway {
         let coding = Coding::of(request.headers())?;
         let (head, inbound) = request.into_parts();
         let body = self.read_whole(inbound, coding, self.body_bytes_max).await?;
-        let origin = |whole| Origin::of(&head.headers, whole, Some(Kept::Otlp));
+        let origin = |whole| Origin::of(&head.headers, whole, Some(InputFormat::Otlp));
         let body = match encoding {
             OtlpEncoding::Protobuf => body,
             OtlpEncoding::Json => {
                 let protobuf = otlp::from_json(&body)
-                    .map_err(|refused| self.refuse_export(refused, &origin(Kept::OtlpJson), &body, exchange))?;
+                    .map_err(|refused| self.refuse_export(refused, &origin(InputFormat::OtlpJson), &body, exchange))?;
                 drop(body);
                 protobuf.into()
             }
         };
-        let mut export =
-            Export::open(&body).map_err(|refused| self.refuse_export(refused, &origin(Kept::Otlp), &body, exchange))?;
+        let mut export = Export::open(&body)
+            .map_err(|refused| self.refuse_export(refused, &origin(InputFormat::Otlp), &body, exchange))?;
         self.count_events(export.len(), exchange)?;
         inbound.reserve_for_reply(body.len() + export.seen_bytes())?;
         let mut tally = Tally::default();
         // One batch at a time, to bound the memory that the converted records take.
         while let Some(accepted) = export.next(self.batch_events_max, &self.arrival(&exchange.caller)) {
             if self.quarantines() && accepted.refused().next().is_some() {
-                self.collect_refused_records(&origin(Kept::Otlp), &body, &accepted, exchange);
+                self.collect_refused_records(&origin(InputFormat::Otlp), &body, &accepted, exchange);
             }
             let (mut outcomes, batch) = self.prepare(accepted);
             self.publish(&mut outcomes, batch, exchange).await;

@@ -29,15 +29,15 @@ pub(crate) const HTTP2_BYTES: usize = 64 * 1024;
 /// leave room for small requests.
 const RESERVE_PART: usize = 8;
 /// One eviction frees up to this fraction of the budget.
-const SEARCH_PART: usize = 16;
+const EVICTION_PART: usize = 16;
 /// Holders are not considered slow before this time.
 const SLOW_AFTER: Duration = Duration::from_millis(500);
 /// Pause after an eviction that freed too little.
-const SEARCH_PAUSE: Duration = Duration::from_millis(20);
+const EVICTION_PAUSE: Duration = Duration::from_millis(20);
 /// Read buffers of all connections together. Each has a minimum size, so many connections take more.
 const READ_BUFFERS_BYTES: usize = 8 * 1024 * 1024;
-const READ_BUFFER_LEAST: usize = 8 * 1024;
-const READ_BUFFER_MOST: usize = 64 * 1024;
+const READ_BUFFER_MIN: usize = 8 * 1024;
+const READ_BUFFER_MAX: usize = 64 * 1024;
 
 /// The bytes that all connections and requests may hold together. Clones share one budget.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ struct Account {
     max: usize,
     used: AtomicUsize,
     /// The time of the next eviction, in milliseconds since the budget was created.
-    next_search: AtomicU64,
+    next_eviction: AtomicU64,
 }
 
 /// What a budget limits.
@@ -120,7 +120,7 @@ pub(crate) trait Holders: fmt::Debug + Send + Sync {
 
 impl Account {
     fn new(max: usize) -> Self {
-        Self { max, used: AtomicUsize::new(0), next_search: AtomicU64::new(0) }
+        Self { max, used: AtomicUsize::new(0), next_eviction: AtomicU64::new(0) }
     }
 
     fn used(&self) -> usize {
@@ -211,7 +211,7 @@ impl MemoryBudget {
     /// read has filled.
     pub(crate) fn read_bytes_max(&self) -> usize {
         let each = READ_BUFFERS_BYTES / self.0.open.load(Relaxed).max(1);
-        (1 << each.clamp(READ_BUFFER_LEAST, READ_BUFFER_MOST).ilog2()) - 1
+        (1 << each.clamp(READ_BUFFER_MIN, READ_BUFFER_MAX).ilog2()) - 1
     }
 
     /// Takes `bytes`, evicting slow holders if necessary.
@@ -265,10 +265,10 @@ impl MemoryBudget {
     fn evict_slow(&self, resource: Resource, missing: usize) -> bool {
         let account = self.account(resource);
         let now = self.0.started.elapsed().as_millis() as u64;
-        if now < account.next_search.load(Relaxed) {
+        if now < account.next_eviction.load(Relaxed) {
             return false;
         }
-        let goal = missing.max(account.max / SEARCH_PART).max(1);
+        let goal = missing.max(account.max / EVICTION_PART).max(1);
         let listeners: Vec<_> = {
             let listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
             listeners.iter().filter_map(Weak::upgrade).collect()
@@ -292,7 +292,7 @@ impl MemoryBudget {
             metrics::http_cut_for_memory(cut);
         }
         if freed < goal {
-            account.next_search.store(now + SEARCH_PAUSE.as_millis() as u64, Relaxed);
+            account.next_eviction.store(now + EVICTION_PAUSE.as_millis() as u64, Relaxed);
         }
         freed > 0
     }

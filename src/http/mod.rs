@@ -26,7 +26,7 @@ pub use reply::problem::Problem;
 pub use reply::refusal_headers::RefusalHeaders;
 pub use request::body::{Inbound, InboundError, read_body};
 pub use request::body_error::BodyError;
-pub use request::client_address::{Scheme, SentTo, TrustedProxies};
+pub use request::client_address::{ForwardedTarget, Scheme, TrustedProxies};
 pub use request::coding::{Coding, read_coded};
 pub use request::head::{header_value, header_values};
 pub use request::own_origin;

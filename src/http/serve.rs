@@ -90,11 +90,11 @@ where
         id += 1;
         let tls_bytes = if server.limits.tls.is_some() { TLS_CONNECTION_BYTES } else { 0 };
         let watch = Arc::new(Watch::new(server.limits.memory.clone(), CONNECTION_BYTES + tls_bytes, peer));
-        server.open.enter(id, Arc::clone(&watch));
+        server.open.insert(id, Arc::clone(&watch));
         let (server, service) = (Arc::clone(&server), service.clone());
         tasks.spawn(async move {
             server.connection(tcp, service, &watch, admitted).await;
-            server.open.leave(id);
+            server.open.remove(id);
             server.left.notify_waiters();
         });
     }
@@ -275,9 +275,9 @@ fn is_probe<B>(request: &Request<B>) -> bool {
 }
 
 /// The memory share of a request; or the problem that refuses it, and the share of the refusal.
-type Begun = Result<Arc<Share>, (Problem, Option<Arc<Share>>)>;
+type BeginResult = Result<Arc<Share>, (Problem, Option<Arc<Share>>)>;
 
-fn begin(watch: &Arc<Watch>, request: &Request<Incoming>, admitted: Admission) -> Begun {
+fn begin(watch: &Arc<Watch>, request: &Request<Incoming>, admitted: Admission) -> BeginResult {
     let is_probe = is_probe(request);
     let share = match Share::take(watch, head::size(request)) {
         Ok(share) => share,

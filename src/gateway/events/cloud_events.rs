@@ -15,7 +15,7 @@ use crate::gateway::exchange::Exchange;
 use crate::gateway::quarantine::pending::Origin;
 use crate::gateway::state::Gateway;
 use crate::http::{Coding, Inbound, Problem, header_value};
-use crate::quarantine::InputFormat as Kept;
+use crate::quarantine::InputFormat;
 
 const SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
 const PREFIX: &str = "ce-";
@@ -70,14 +70,14 @@ impl Gateway {
         let origin = |whole, each| Origin::of(&head.headers, whole, each);
         let accepted = match mode {
             Mode::Structured => {
-                let origin = || origin(Kept::CloudEvent, None);
+                let origin = || origin(InputFormat::CloudEvent, None);
                 self.read(body, coding, exchange, origin, cloud_event::accept_structured).await?
             }
             Mode::Batched => {
                 let events_max = self.batch_events_max;
                 let accept =
                     |bytes: &[u8], arrival: &Arrival<'_>| cloud_event::accept_batched(bytes, events_max, arrival);
-                let origin = || origin(Kept::CloudEventBatch, Some(Kept::CloudEvent));
+                let origin = || origin(InputFormat::CloudEventBatch, Some(InputFormat::CloudEvent));
                 let accepted = self.read(body, coding, exchange, origin, accept).await?;
                 return self.store_batch(ContentType::Json, accepted, body, exchange).await;
             }
@@ -85,7 +85,7 @@ impl Gateway {
                 let sent = attributes(&head.headers)?;
                 let content_type = header_value(&head.headers, CONTENT_TYPE).and_then(|value| value.to_str().ok());
                 let origin = || {
-                    let origin = origin(Kept::CloudEventBinary, None);
+                    let origin = origin(InputFormat::CloudEventBinary, None);
                     let origin = sent.iter().fold(origin, |origin, (name, value)| {
                         origin.with(format!("{PREFIX}{name}"), value.clone().into_owned())
                     });

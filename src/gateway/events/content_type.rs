@@ -59,7 +59,7 @@ impl ContentType {
 }
 
 /// A single event cannot be sent as JSON lines.
-pub(crate) fn of_batches() -> Problem {
+pub(crate) fn json_lines_need_batch() -> Problem {
     unsupported("JSON lines are taken by /v1/events/batch.")
 }
 

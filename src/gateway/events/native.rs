@@ -32,7 +32,7 @@ impl Gateway {
         let read = match content_type {
             ContentType::Json => request::accept_json_single,
             ContentType::Binary(_) => request::accept_binary_single,
-            ContentType::JsonLines => return Err(content_type::of_batches()),
+            ContentType::JsonLines => return Err(content_type::json_lines_need_batch()),
         };
         let (head, body) = request.into_parts();
         let key = idempotency_key::of(&head.headers)?;
@@ -100,11 +100,11 @@ impl Gateway {
         let coding = Coding::of(request.headers())?;
         let (head, body) = request.into_parts();
         let origin = || {
-            use quarantine::InputFormat as Kept;
+            use quarantine::InputFormat;
             let (whole, each) = match content_type {
-                ContentType::Json => (Kept::JsonBatch, Kept::JsonEvent),
-                ContentType::JsonLines => (Kept::JsonLines, Kept::JsonEvent),
-                ContentType::Binary(_) => (Kept::ProtobufBatch, Kept::ProtobufEvent),
+                ContentType::Json => (InputFormat::JsonBatch, InputFormat::JsonEvent),
+                ContentType::JsonLines => (InputFormat::JsonLines, InputFormat::JsonEvent),
+                ContentType::Binary(_) => (InputFormat::ProtobufBatch, InputFormat::ProtobufEvent),
             };
             Origin::of(&head.headers, whole, Some(each))
         };

@@ -76,7 +76,7 @@ impl Gateway {
         let counted = count(outcomes);
         self.events.add(counted);
         if counted.rejected > 0 {
-            self.refusals.note(outcomes, exchange);
+            self.refusals.record(outcomes, exchange);
         }
     }
 
@@ -91,7 +91,7 @@ impl Gateway {
     }
 
     pub(crate) fn refuse(&self, refused: Refused, events: u64, exchange: &Exchange) -> Problem {
-        self.refusals.note_whole(&refused, exchange);
+        self.refusals.record_body(&refused, exchange);
         self.events.add(GatewayVerdicts { rejected: events, ..GatewayVerdicts::default() });
         if is_of_other_app(&refused.errors) {
             let detail = "The event belongs to another app than the API key.";

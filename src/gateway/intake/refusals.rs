@@ -60,7 +60,7 @@ impl Refusals {
     }
 
     /// Records the refused events of a request.
-    pub(crate) fn note(&self, outcomes: &ItemOutcomes, exchange: &Exchange) {
+    pub(crate) fn record(&self, outcomes: &ItemOutcomes, exchange: &Exchange) {
         let mut counts = [0; REASONS];
         let mut firsts: [Option<&FieldError>; REASONS] = [None; REASONS];
         for outcome in outcomes.iter() {
@@ -80,7 +80,7 @@ impl Refusals {
     }
 
     /// Records a body that was refused as a whole.
-    pub(crate) fn note_whole(&self, refused: &Refused, exchange: &Exchange) {
+    pub(crate) fn record_body(&self, refused: &Refused, exchange: &Exchange) {
         self.add(index(Reason::of_body(refused)), 1, refused.errors.first(), exchange);
     }
 

@@ -161,7 +161,7 @@ impl Gateway {
         }
         let keep = async {
             // The semaphore is never closed.
-            let _turn = quarantine.turns.acquire().await;
+            let _permit = quarantine.permits.acquire().await;
             let inputs: Vec<RefusedInput> = pending.inputs.into_iter().filter_map(Input::into_refused).collect();
             bus.keep_input(inputs, quarantine.bytes_max).await
         };
@@ -244,7 +244,7 @@ fn app_in(format: InputFormat, data: &[u8]) -> Option<String> {
         event: Event,
     }
     #[derive(Deserialize)]
-    struct OfCloudEvent {
+    struct CloudEventApp {
         appid: Option<String>,
     }
     let app = match format {
@@ -252,7 +252,7 @@ fn app_in(format: InputFormat, data: &[u8]) -> Option<String> {
         InputFormat::JsonEvent => serde_json::from_slice::<Event>(data).ok()?.app_id,
         InputFormat::Protobuf => app_of(event_of(data)?).map(str::to_owned),
         InputFormat::ProtobufEvent => app_of(data).map(str::to_owned),
-        InputFormat::CloudEvent => serde_json::from_slice::<OfCloudEvent>(data).ok()?.appid,
+        InputFormat::CloudEvent => serde_json::from_slice::<CloudEventApp>(data).ok()?.appid,
         InputFormat::Otlp => otlp::app_of(data),
         _ => None,
     };

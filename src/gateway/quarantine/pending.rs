@@ -15,7 +15,7 @@ use crate::quarantine::{Attribute, INPUT_BYTES_MAX, Input, InputFormat};
 /// Inputs kept per request; beyond that the sender has to keep them.
 const INPUTS_MAX: usize = 1_000;
 /// Requests that store input concurrently.
-const TURNS: usize = 4;
+const CONCURRENCY_MAX: usize = 4;
 /// How long to pause after a failure to store input.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Longer media types are truncated.
@@ -24,7 +24,7 @@ const CONTENT_TYPE_BYTES_MAX: usize = 128;
 /// The limits and the state of the quarantine.
 pub(crate) struct Quarantine {
     pub(super) bytes_max: u64,
-    pub(super) turns: Semaphore,
+    pub(super) permits: Semaphore,
     pub(super) failing: AtomicBool,
     /// Time of the last failure. Storing pauses for a while after it, so that refusals stay cheap.
     pub(super) failed_at: Mutex<Option<Instant>>,
@@ -90,7 +90,12 @@ impl PendingInputs {
 
 impl Quarantine {
     pub(crate) fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, turns: Semaphore::new(TURNS), failing: AtomicBool::new(false), failed_at: Mutex::default() }
+        Self {
+            bytes_max,
+            permits: Semaphore::new(CONCURRENCY_MAX),
+            failing: AtomicBool::new(false),
+            failed_at: Mutex::default(),
+        }
     }
 
     pub(super) fn pauses(&self) -> bool {

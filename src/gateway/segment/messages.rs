@@ -25,7 +25,7 @@ use crate::gateway::intake::outcome::{ItemOutcome, ItemOutcomes};
 use crate::gateway::quarantine::pending::Origin;
 use crate::gateway::state::Gateway;
 use crate::http::{Coding, Inbound, Problem};
-use crate::quarantine::InputFormat as Kept;
+use crate::quarantine::InputFormat;
 use crate::store::key_hash;
 
 /// Segment's limit on a batch.
@@ -55,8 +55,8 @@ impl Gateway {
             SegmentRoute::Settings | SegmentRoute::OwnMetrics => {
                 self.count_request(Caller::Anyone, body.peer(), &head.headers, exchange)?;
                 let is_settings = segment_route == SegmentRoute::Settings;
-                let sent_to = || self.trusted_proxies.sent_to(body.peer(), &head.headers);
-                return Ok(if is_settings { settings::reply(&head, self.tls, sent_to()) } else { success(&[]) });
+                let target = || self.trusted_proxies.forwarded_target(body.peer(), &head.headers);
+                return Ok(if is_settings { settings::reply(&head, self.tls, target()) } else { success(&[]) });
             }
         };
         let by_headers = self.access.admit_if_named(&head.headers, started).transpose();
@@ -138,8 +138,9 @@ pub(crate) fn named_app(headers: &HeaderMap, messages: &Body<'_>) -> String {
 /// Describes the body and the path, for the quarantine.
 fn origin(headers: &HeaderMap, call: Option<Call>) -> Origin {
     match call {
-        Some(call) => Origin::of(headers, Kept::SegmentMessage, Some(Kept::SegmentMessage)).with("call", call.name()),
-        None => Origin::of(headers, Kept::SegmentBatch, Some(Kept::SegmentMessage)),
+        Some(call) => Origin::of(headers, InputFormat::SegmentMessage, Some(InputFormat::SegmentMessage))
+            .with("call", call.name()),
+        None => Origin::of(headers, InputFormat::SegmentBatch, Some(InputFormat::SegmentMessage)),
     }
 }
 

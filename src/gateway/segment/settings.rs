@@ -8,14 +8,14 @@ use http::{HeaderValue, Response};
 use http_body_util::Full;
 use serde_json::json;
 
-use crate::http::{Scheme, SentTo};
+use crate::http::{ForwardedTarget, Scheme};
 
-pub(crate) fn reply(head: &Parts, tls: bool, sent_to: SentTo) -> Response<Full<Bytes>> {
+pub(crate) fn reply(head: &Parts, tls: bool, forwarded_target: ForwardedTarget) -> Response<Full<Bytes>> {
     let key = head.uri.path().split('/').nth(3).unwrap_or_default();
     let own = || head.uri.authority().map(|authority| authority.as_str().to_owned());
     let named = || head.headers.get(HOST)?.to_str().ok().map(str::to_owned);
-    let host = sent_to.host.or_else(own).or_else(named).unwrap_or_default();
-    let is_https = sent_to.scheme.map_or(tls, |scheme| scheme == Scheme::Https);
+    let host = forwarded_target.host.or_else(own).or_else(named).unwrap_or_default();
+    let is_https = forwarded_target.scheme.map_or(tls, |scheme| scheme == Scheme::Https);
     let all = json!({"enabled": true, "integrations": {}});
     let settings = json!({
         "integrations": {

@@ -37,7 +37,7 @@ pub(super) struct Keyed {
 
 impl Keyed {
     /// Does not keep its copy of the keys current yet.
-    async fn deaf(settings: Settings) -> (Self, KeyRing) {
+    async fn not_following(settings: Settings) -> (Self, KeyRing) {
         let dir = tempfile::tempdir().unwrap();
         let sqlite = SqliteSettings { dir: dir.path().to_owned(), secrets_key: None, secrets_key_replaced: false };
         let store = Store::open_sqlite(sqlite).unwrap();
@@ -53,7 +53,7 @@ impl Keyed {
     }
 
     pub(super) async fn start_with(settings: Settings) -> Self {
-        let (mut keyed, ring) = Self::deaf(settings).await;
+        let (mut keyed, ring) = Self::not_following(settings).await;
         let stop = CancellationToken::new();
         keyed.following = Some(stop.clone().drop_guard());
         Tasks::default().spawn(async move { ring.follow(stop).await });
@@ -302,7 +302,7 @@ async fn two_keys_of_an_app_work_until_one_is_revoked() {
 
 #[tokio::test]
 async fn requests_are_unavailable_until_keys_are_read() {
-    let (keyed, ring) = Keyed::deaf(Settings::default()).await;
+    let (keyed, ring) = Keyed::not_following(Settings::default()).await;
     let (_, key) = keyed.store.create_key(new("shop", "ios")).await.unwrap();
     let header = format!("X-API-Key: {key}");
     let reply = keyed.post(INGEST, &header, JSON, b"{}").await;

@@ -14,12 +14,12 @@ use crate::http::reply::raw_reply;
 /// The initial and maximum allowance.
 const BURST: u32 = 1_000;
 /// Refill per request: its windows, reset and priority, and more than one ping.
-const FOR_REQUEST: u32 = 10;
+const REFILL_PER_REQUEST: u32 = 10;
 /// Refill of one frame per this time.
-const EACH_MS: u64 = 100;
+const REFILL_INTERVAL_MS: u64 = 100;
 /// Refill of one frame per this many reply bytes, since their reader updates windows. The answer to a PING has 17
 /// bytes.
-const REPLY_BYTES: usize = 1024;
+const REFILL_REPLY_BYTES: usize = 1024;
 
 /// The preface precedes the first frame.
 const PREFACE_BYTES: usize = 24;
@@ -55,7 +55,7 @@ pub(crate) struct Flood {
 
 impl Flood {
     /// The last bytes for the client.
-    pub(crate) fn farewell(&self) -> Bytes {
+    pub(crate) fn last_bytes(&self) -> Bytes {
         raw_reply::http2_enhance_your_calm(self.last_stream)
     }
 }
@@ -93,7 +93,7 @@ impl ControlFrames {
     }
 
     /// Counts sent reply bytes.
-    pub(crate) fn left(&mut self, bytes: usize) {
+    pub(crate) fn sent(&mut self, bytes: usize) {
         self.reply_bytes += bytes;
     }
 
@@ -105,28 +105,28 @@ impl ControlFrames {
             CONTINUATION => Ok(()),
             DATA if self.payload_bytes > 0 || flags & END_STREAM != 0 => Ok(()),
             HEADERS => {
-                self.give(FOR_REQUEST);
+                self.refill(REFILL_PER_REQUEST);
                 self.last_stream = self.last_stream.max(u32::from_be_bytes(stream) & !(1 << 31));
                 Ok(())
             }
-            _ => self.take(now_ms),
+            _ => self.consume(now_ms),
         }
     }
 
-    fn take(&mut self, now_ms: u64) -> Result<(), Flood> {
+    fn consume(&mut self, now_ms: u64) -> Result<(), Flood> {
         if self.allowance == 0 {
-            let of_time = now_ms.saturating_sub(self.counted_ms) / EACH_MS;
-            self.counted_ms += of_time * EACH_MS;
-            let of_replies = self.reply_bytes / REPLY_BYTES;
-            self.reply_bytes %= REPLY_BYTES;
-            self.give(u32::try_from(of_time).unwrap_or(BURST));
-            self.give(u32::try_from(of_replies).unwrap_or(BURST));
+            let by_time = now_ms.saturating_sub(self.counted_ms) / REFILL_INTERVAL_MS;
+            self.counted_ms += by_time * REFILL_INTERVAL_MS;
+            let by_replies = self.reply_bytes / REFILL_REPLY_BYTES;
+            self.reply_bytes %= REFILL_REPLY_BYTES;
+            self.refill(u32::try_from(by_time).unwrap_or(BURST));
+            self.refill(u32::try_from(by_replies).unwrap_or(BURST));
         }
         self.allowance = self.allowance.checked_sub(1).ok_or(Flood { last_stream: self.last_stream })?;
         Ok(())
     }
 
-    fn give(&mut self, frames: u32) {
+    fn refill(&mut self, frames: u32) {
         self.allowance = self.allowance.saturating_add(frames).min(BURST);
     }
 }
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(taken(&mut frames, 2_000, &ping, 2_000), 20, "two seconds");
         frames.received(&frame(HEADERS, 5, 7, 20), 2_000).unwrap();
         assert_eq!(taken(&mut frames, 2_000, &ping, 2_000), 10, "a request");
-        frames.left(5 * REPLY_BYTES);
+        frames.sent(5 * REFILL_REPLY_BYTES);
         assert_eq!(taken(&mut frames, 2_000, &ping, 2_000), 5, "replies");
         assert_eq!(taken(&mut frames, 2_000, &ping, 3_600_000), 1_000, "an hour, and no more than a burst");
         assert_eq!(frames.received(&ping, 3_600_000), Err(Flood { last_stream: 7 }));
@@ -175,7 +175,7 @@ mod tests {
         let (mut frames, ping) = (opened(), frame(PING, 0, 0, 8));
         let count = (0..1_000_000)
             .take_while(|_| {
-                frames.left(ping.len());
+                frames.sent(ping.len());
                 frames.received(&ping, 0).is_ok()
             })
             .count();

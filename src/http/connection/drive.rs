@@ -13,12 +13,12 @@ use super::watch::{Limit, Watch};
 use crate::http::limits::Limits;
 
 /// How long an idle connection may take to shut down.
-const FAREWELL: Duration = Duration::from_secs(1);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// An idle connection releases its buffers after this time. A client that sends again earlier finds them allocated.
 const PARK_AFTER: Duration = Duration::from_millis(500);
 /// The same if there are many connections.
-const PARK_AFTER_OF_MANY: Duration = Duration::from_millis(100);
-const MANY: usize = 1_000;
+const PARK_AFTER_IF_MANY: Duration = Duration::from_millis(100);
+const MANY_CONNECTIONS: usize = 1_000;
 
 /// A connection's protocol, as the driver sees it.
 pub(crate) trait Protocol: Future<Output = ()> {
@@ -32,7 +32,7 @@ pub(crate) trait Protocol: Future<Output = ()> {
 /// Drives a connection to its end, or to the first limit that it violates. Connection errors are the client's problem
 /// and are not reported.
 pub(crate) async fn drive<P: Protocol>(protocol: P, watch: &Watch, limits: &Limits) {
-    let mut driver = Driver { watch, limits, closing: false, farewell: None, parked: 0 };
+    let mut driver = Driver { watch, limits, closing: false, cut_at: None, parked: 0 };
     let mut protocol = pin!(protocol);
     let mut alarm = pin!(tokio::time::sleep_until(watch.deadline(limits).0));
     let mut step = |cx: &mut Context<'_>| {
@@ -92,7 +92,7 @@ struct Driver<'a> {
     limits: &'a Limits,
     closing: bool,
     /// When an idle connection that is shutting down is cut.
-    farewell: Option<Instant>,
+    cut_at: Option<Instant>,
     /// The progress mark at the last time it was parked; bytes received since may be part of a head.
     parked: u64,
 }
@@ -117,15 +117,15 @@ impl Driver<'_> {
         let now = self.now();
         let (mut deadline, limit) = self.watch.deadline(self.limits);
         if limit == Limit::Idle
-            && let Some(farewell) = self.farewell
+            && let Some(cut_at) = self.cut_at
         {
-            deadline = farewell;
+            deadline = cut_at;
         }
         if deadline <= now {
-            if limit == Limit::Hard || self.farewell.is_some() {
+            if limit == Limit::Hard || self.cut_at.is_some() {
                 return Next::End;
             }
-            self.farewell = Some(now + FAREWELL);
+            self.cut_at = Some(now + SHUTDOWN_GRACE);
             self.closing = true;
             return Next::Close;
         }
@@ -133,9 +133,9 @@ impl Driver<'_> {
             deadline = deadline.min(self.watch.last_call(self.limits));
         }
         let progress = self.watch.progress();
-        if limit == Limit::Idle && self.farewell.is_none() && self.parked != progress && self.watch.is_quiet() {
-            let many = self.watch.memory().connections() >= MANY;
-            let park = self.watch.at(progress, if many { PARK_AFTER_OF_MANY } else { PARK_AFTER });
+        if limit == Limit::Idle && self.cut_at.is_none() && self.parked != progress && self.watch.is_quiet() {
+            let many = self.watch.memory().connections() >= MANY_CONNECTIONS;
+            let park = self.watch.at(progress, if many { PARK_AFTER_IF_MANY } else { PARK_AFTER });
             if park <= now {
                 self.parked = progress;
                 return Next::Park(deadline);

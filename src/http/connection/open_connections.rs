@@ -10,9 +10,9 @@ use super::watch::Watch;
 use crate::http::memory::{Candidate, Holders};
 
 /// Minimum idle time before a connection is closed to make room.
-const IDLE_LEAST: Duration = Duration::from_secs(1);
+const IDLE_MIN: Duration = Duration::from_secs(1);
 /// Making room closes up to this fraction of the connections, so that it is not repeated for each new one.
-const ROOM_PART: usize = 64;
+const ROOM_FRACTION: usize = 64;
 /// Maximum number of connections closed at a time to make room.
 pub(crate) const ROOM_CONNECTIONS_MAX: usize = 32;
 
@@ -21,11 +21,11 @@ pub(crate) const ROOM_CONNECTIONS_MAX: usize = 32;
 pub(crate) struct Connections(Mutex<HashMap<u64, Arc<Watch>>>);
 
 impl Connections {
-    pub(crate) fn enter(&self, id: u64, watch: Arc<Watch>) {
+    pub(crate) fn insert(&self, id: u64, watch: Arc<Watch>) {
         self.open().insert(id, watch);
     }
 
-    pub(crate) fn leave(&self, id: u64) {
+    pub(crate) fn remove(&self, id: u64) {
         self.open().remove(&id);
     }
 
@@ -44,11 +44,11 @@ impl Connections {
         let now = Instant::now();
         let idle = |(id, watch): (&u64, &Arc<Watch>)| {
             let (served_any, since) = watch.idle_since()?;
-            (now.duration_since(since) >= IDLE_LEAST).then_some((served_any, since, *id))
+            (now.duration_since(since) >= IDLE_MIN).then_some((served_any, since, *id))
         };
         let mut idle: Vec<_> = open.iter().filter_map(idle).collect();
         idle.sort_unstable();
-        let count = (open.len() / ROOM_PART).clamp(1, ROOM_CONNECTIONS_MAX);
+        let count = (open.len() / ROOM_FRACTION).clamp(1, ROOM_CONNECTIONS_MAX);
         for (_, _, id) in idle.iter().take(count) {
             if let Some(watch) = open.remove(id) {
                 watch.cut();

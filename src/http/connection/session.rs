@@ -18,7 +18,7 @@ use crate::base::supervisor::Tasks;
 use crate::http::limits::Limits;
 
 /// hyper's minimum read buffer.
-const HEADER_BYTES_LEAST: usize = 8 * 1024;
+const HEADER_BYTES_MIN: usize = 8 * 1024;
 /// Limit on a head in HTTP/2, where a few bytes can expand to many headers.
 const HTTP2_HEADER_BYTES_MAX: usize = 16 * 1024;
 
@@ -39,7 +39,7 @@ impl Protocols {
             // A client that shuts down its sending side after a request still gets the reply.
             .half_close(true)
             // Headers must fit into the read buffer, so its size is their limit.
-            .max_buf_size(limits.header_bytes_max.max(HEADER_BYTES_LEAST));
+            .max_buf_size(limits.header_bytes_max.max(HEADER_BYTES_MIN));
         let mut http2 = http2::Builder::new(OnTasks(tasks.clone()));
         http2
             .timer(TokioTimer::new())
@@ -166,7 +166,7 @@ where
             State::Http1(connection) => {
                 let parts = connection.into_parts();
                 let (mut stream, service) = (parts.io, parts.service);
-                stream.put_back(&parts.read_buf);
+                stream.unread(&parts.read_buf);
                 this.state = State::Quiet { stream, service, negotiated: Some(Version::Http1) };
                 true
             }

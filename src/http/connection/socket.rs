@@ -72,7 +72,7 @@ impl Wire {
         self.undelivered = 0;
     }
 
-    fn answers(&mut self) {
+    fn mark_answered(&mut self) {
         if !std::mem::replace(&mut self.answered, true) {
             self.watch.handshake_answered();
         }
@@ -182,7 +182,7 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.answers();
+        this.mark_answered();
         Pin::new(&mut this.tcp).poll_write(cx, buf)
     }
 
@@ -192,7 +192,7 @@ impl AsyncWrite for Wire {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.answers();
+        this.mark_answered();
         Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs)
     }
 

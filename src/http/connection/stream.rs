@@ -25,12 +25,12 @@ use crate::metrics;
 const LINGER: Duration = Duration::from_secs(1);
 /// Limit on the data discarded for one connection.
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
-const SCRAP_BYTES: usize = 16 * 1024;
+const DISCARD_BUFFER_BYTES: usize = 16 * 1024;
 
 /// The HTTP/2 connection preface (RFC 9113, 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// No HTTP/1.1 method begins with this many bytes of the preface.
-const HTTP2_TOLD: usize = 4;
+const HTTP2_PREFIX_BYTES: usize = 4;
 
 /// Receives the socket if the protocol drops it while the client is still sending, or while bytes for the client
 /// remain.
@@ -43,9 +43,9 @@ pub(crate) struct WatchedStream {
     watch: Arc<Watch>,
     leftover: Leftover,
     /// Bytes read before the protocol was known.
-    ahead: Bytes,
+    peeked: Bytes,
     /// The last bytes for the client if the protocol cannot send them.
-    farewell: Bytes,
+    last_bytes: Bytes,
     /// Counts frames once the connection is known to use HTTP/2.
     frames: Option<Box<ControlFrames>>,
 }
@@ -55,35 +55,35 @@ impl Leftover {
     /// data until the client has read the reply and closed.
     pub(crate) async fn close(self) {
         let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((mut socket, farewell)) = left else { return };
+        let Some((mut socket, last_bytes)) = left else { return };
         let closing = async {
-            if !farewell.is_empty() {
-                socket.write_all(&farewell).await?;
+            if !last_bytes.is_empty() {
+                socket.write_all(&last_bytes).await?;
             }
             socket.shutdown().await?;
-            throw_away(socket.into_tcp()).await
+            discard(socket.into_tcp()).await
         };
         let _ = tokio::time::timeout(LINGER, closing).await;
     }
 }
 
 /// Sends final bytes to a client without a protocol connection, and closes.
-pub(crate) async fn close_with(mut tcp: TcpStream, farewell: &[u8]) {
+pub(crate) async fn close_with(mut tcp: TcpStream, last_bytes: &[u8]) {
     let closing = async {
-        tcp.write_all(farewell).await?;
+        tcp.write_all(last_bytes).await?;
         tcp.shutdown().await?;
-        throw_away(tcp).await
+        discard(tcp).await
     };
     let _ = tokio::time::timeout(LINGER, closing).await;
 }
 
-async fn throw_away(mut tcp: TcpStream) -> io::Result<()> {
-    let mut scrap = vec![0; SCRAP_BYTES];
-    let mut thrown_away = 0;
-    while thrown_away < LINGER_BYTES_MAX {
-        match tcp.read(&mut scrap).await? {
+async fn discard(mut tcp: TcpStream) -> io::Result<()> {
+    let mut buffer = vec![0; DISCARD_BUFFER_BYTES];
+    let mut discarded = 0;
+    while discarded < LINGER_BYTES_MAX {
+        match tcp.read(&mut buffer).await? {
             0 => break,
-            count => thrown_away += count,
+            count => discarded += count,
         }
     }
     Ok(())
@@ -91,7 +91,7 @@ async fn throw_away(mut tcp: TcpStream) -> io::Result<()> {
 
 impl WatchedStream {
     pub(crate) fn new(socket: Socket, watch: Arc<Watch>, leftover: Leftover) -> Self {
-        Self { socket: Some(socket), watch, leftover, ahead: Bytes::new(), farewell: Bytes::new(), frames: None }
+        Self { socket: Some(socket), watch, leftover, peeked: Bytes::new(), last_bytes: Bytes::new(), frames: None }
     }
 
     /// Waits for the first bytes and detects the protocol, unless it was `negotiated`. The protocol reads these bytes
@@ -102,13 +102,13 @@ impl WatchedStream {
         negotiated: Option<Version>,
     ) -> Poll<io::Result<Version>> {
         loop {
-            let came = self.ahead.len();
+            let received = self.peeked.len();
             let version = match negotiated {
-                Some(negotiated) => (came > 0).then_some(negotiated),
-                None if !HTTP2_PREFACE.starts_with(&self.ahead) => Some(Version::Http1),
-                None => (came == HTTP2_PREFACE.len()).then_some(Version::Http2),
+                Some(negotiated) => (received > 0).then_some(negotiated),
+                None if !HTTP2_PREFACE.starts_with(&self.peeked) => Some(Version::Http1),
+                None => (received == HTTP2_PREFACE.len()).then_some(Version::Http2),
             };
-            let is_http2 = version == Some(Version::Http2) || (version.is_none() && came >= HTTP2_TOLD);
+            let is_http2 = version == Some(Version::Http2) || (version.is_none() && received >= HTTP2_PREFIX_BYTES);
             if is_http2 && self.frames.is_none() {
                 self.frames = Some(Box::new(ControlFrames::new(self.watch.now())));
                 if let Err(exhausted) = self.watch.start_http2() {
@@ -119,19 +119,19 @@ impl WatchedStream {
                 return Poll::Ready(Ok(version));
             }
             let mut space = [MaybeUninit::uninit(); HTTP2_PREFACE.len()];
-            let mut part = ReadBuf::uninit(&mut space[came..]);
+            let mut part = ReadBuf::uninit(&mut space[received..]);
             ready!(self.poll_socket(cx, &mut part))?;
             if part.filled().is_empty() {
                 return Poll::Ready(Ok(negotiated.unwrap_or(Version::Http1)));
             }
-            self.ahead = [&self.ahead[..], part.filled()].concat().into();
+            self.peeked = [&self.peeked[..], part.filled()].concat().into();
         }
     }
 
     /// Returns bytes that a protocol read but did not use.
-    pub(crate) fn put_back(&mut self, unused: &[u8]) {
+    pub(crate) fn unread(&mut self, unused: &[u8]) {
         if !unused.is_empty() {
-            self.ahead = Bytes::copy_from_slice(unused);
+            self.peeked = Bytes::copy_from_slice(unused);
         }
     }
 
@@ -147,28 +147,28 @@ impl WatchedStream {
             && let Err(exhausted) = self.watch.bytes_received(count)
         {
             // Nothing can be inserted into the middle of a reply.
-            let can_tell = self.watch.is_flushed() && self.frames.is_none();
-            let farewell = if can_tell { raw_reply::http1(exhausted.problem()) } else { Bytes::new() };
-            return Poll::Ready(Err(self.refuse(exhausted, farewell)));
+            let can_reply = self.watch.is_flushed() && self.frames.is_none();
+            let last_bytes = if can_reply { raw_reply::http1(exhausted.problem()) } else { Bytes::new() };
+            return Poll::Ready(Err(self.refuse(exhausted, last_bytes)));
         }
         Poll::Ready(Ok(()))
     }
 
     /// Closes the connection because there is no memory for the received bytes, and tells the client.
-    fn refuse(&mut self, exhausted: Exhausted, farewell: Bytes) -> io::Error {
+    fn refuse(&mut self, exhausted: Exhausted, last_bytes: Bytes) -> io::Error {
         self.watch.memory().count_refusal(exhausted.reason());
-        self.farewell = farewell;
+        self.last_bytes = last_bytes;
         io::ErrorKind::OutOfMemory.into()
     }
 
     /// Passes bytes to the protocol. Fails when they exceed the allowance for control frames.
-    fn hand_over(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn count_frames(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(frames) = &mut self.frames else { return Ok(()) };
         let Err(flood) = frames.received(bytes, self.watch.now()) else { return Ok(()) };
         metrics::http_flood();
         // Nothing can be inserted into the middle of another frame.
         if self.watch.is_flushed() {
-            self.farewell = flood.farewell();
+            self.last_bytes = flood.last_bytes();
         }
         Err(io::ErrorKind::ConnectionAborted.into())
     }
@@ -179,7 +179,7 @@ impl WatchedStream {
             Poll::Ready(written) => {
                 self.watch.wrote();
                 if let (Some(frames), Ok(count)) = (&mut self.frames, written) {
-                    frames.left(*count);
+                    frames.sent(*count);
                 }
             }
         }
@@ -189,8 +189,8 @@ impl WatchedStream {
 
 impl Drop for WatchedStream {
     fn drop(&mut self) {
-        if (self.watch.leaves_unread() || !self.farewell.is_empty()) && !self.watch.is_cut() {
-            let left = self.socket.take().map(|socket| (socket, std::mem::take(&mut self.farewell)));
+        if (self.watch.leaves_unread() || !self.last_bytes.is_empty()) && !self.watch.is_cut() {
+            let left = self.socket.take().map(|socket| (socket, std::mem::take(&mut self.last_bytes)));
             *self.leftover.0.lock().unwrap_or_else(PoisonError::into_inner) = left;
         }
     }
@@ -199,11 +199,11 @@ impl Drop for WatchedStream {
 impl Read for WatchedStream {
     #[expect(unsafe_code, reason = "only a part of the buffer may be filled, and what came has to be seen")]
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() {
-            let count = self.ahead.len().min(buf.remaining());
-            let ahead = self.ahead.split_to(count);
-            buf.put_slice(&ahead);
-            return Poll::Ready(self.hand_over(&ahead));
+        if !self.peeked.is_empty() {
+            let count = self.peeked.len().min(buf.remaining());
+            let peeked = self.peeked.split_to(count);
+            buf.put_slice(&peeked);
+            return Poll::Ready(self.count_frames(&peeked));
         }
         let most = self.watch.read_bytes_max();
         // SAFETY: only the socket's reader writes to these bytes, and it only ever initializes them.
@@ -212,7 +212,7 @@ impl Read for WatchedStream {
         let mut part = ReadBuf::uninit(&mut room[..most]);
         ready!(self.poll_socket(cx, &mut part))?;
         let count = part.filled().len();
-        self.hand_over(part.filled())?;
+        self.count_frames(part.filled())?;
         // SAFETY: the socket has initialized this many bytes.
         unsafe { buf.advance(count) };
         Poll::Ready(Ok(()))

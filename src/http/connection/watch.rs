@@ -26,7 +26,7 @@ pub(crate) struct Watch {
     peer: IpAddr,
     pub(super) memory: MemoryBudget,
     /// Budget taken by every connection of the listener.
-    least_bytes: usize,
+    base_bytes: usize,
     waker: AtomicWaker,
     stage: AtomicU8,
     /// When the drain began.
@@ -103,15 +103,15 @@ pub(crate) enum Limit {
 }
 
 impl Watch {
-    pub(crate) fn new(memory: MemoryBudget, least_bytes: usize, peer: SocketAddr) -> Self {
-        memory.connection_opened(least_bytes);
+    pub(crate) fn new(memory: MemoryBudget, base_bytes: usize, peer: SocketAddr) -> Self {
+        memory.connection_opened(base_bytes);
         Self {
             accepted: Instant::now(),
             polled_at: AtomicU64::new(0),
             // A dual-stack listener sees IPv4 peers as mapped addresses.
             peer: peer.ip().to_canonical(),
             memory,
-            least_bytes,
+            base_bytes,
             waker: AtomicWaker::new(),
             stage: AtomicU8::new(SERVING),
             drained: AtomicU64::new(0),
@@ -440,7 +440,7 @@ impl Holder for Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.memory.release(*self.own_bytes.get_mut() + *self.record_bytes.get_mut());
-        self.memory.connection_closed(self.least_bytes);
+        self.memory.connection_closed(self.base_bytes);
     }
 }
 

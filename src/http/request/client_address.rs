@@ -57,19 +57,19 @@ impl TrustedProxies {
 
     /// The scheme and host of the client's request, as reported by trusted proxies. Omits what they do not report, and
     /// what two headers report differently.
-    pub fn sent_to(&self, peer: IpAddr, headers: &HeaderMap) -> SentTo {
+    pub fn forwarded_target(&self, peer: IpAddr, headers: &HeaderMap) -> ForwardedTarget {
         if !self.trusts(peer) {
-            return SentTo::default();
+            return ForwardedTarget::default();
         }
-        let by_forwarded = self.forwarded_to(headers);
+        let by_forwarded = self.target_of_forwarded(headers);
         let scheme = last_entry(headers, &X_FORWARDED_PROTO).and_then(|text| Scheme::of(&text));
         let host = last_entry(headers, &X_FORWARDED_HOST).and_then(|text| host_of(&text));
-        SentTo { scheme: agreed(by_forwarded.scheme, scheme), host: agreed(by_forwarded.host, host) }
+        ForwardedTarget { scheme: consistent(by_forwarded.scheme, scheme), host: consistent(by_forwarded.host, host) }
     }
 
     /// From the elements of `Forwarded`, right to left; the proxy closest to the client takes precedence.
-    fn forwarded_to(&self, headers: &HeaderMap) -> SentTo {
-        let mut target = SentTo::default();
+    fn target_of_forwarded(&self, headers: &HeaderMap) -> ForwardedTarget {
+        let mut target = ForwardedTarget::default();
         for line in headers.get_all(FORWARDED).iter().rev() {
             let line = line.to_str().ok().filter(|line| line.len() <= LIST_BYTES_MAX);
             let Some(elements) = line.and_then(elements) else { return target };
@@ -150,7 +150,7 @@ fn x_forwarded_for(line: &str) -> Option<Vec<Hop>> {
 
 /// The scheme and host that a client sent its request to, as far as known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SentTo {
+pub struct ForwardedTarget {
     pub scheme: Option<Scheme>,
     /// Includes the port, if there is one.
     pub host: Option<String>,
@@ -177,7 +177,7 @@ fn host_of(text: &str) -> Option<String> {
 }
 
 /// The value on which both agree, or the only one present.
-fn agreed<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<T> {
+fn consistent<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<T> {
     match (one, other) {
         (Some(one), Some(other)) => (one == other).then_some(one),
         (one, other) => one.or(other),
@@ -337,12 +337,12 @@ mod tests {
     #[test]
     fn scheme_and_host_come_from_the_outermost_trusted_proxy() {
         let proxies = TrustedProxies::parse(["10.0.0.0/8"]).unwrap();
-        let sent_to = |peer: &str, lines: &[(&'static str, &str)]| {
+        let forwarded_target = |peer: &str, lines: &[(&'static str, &str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in lines {
                 headers.append(*name, value.parse().unwrap());
             }
-            let SentTo { scheme, host } = proxies.sent_to(peer.parse().unwrap(), &headers);
+            let ForwardedTarget { scheme, host } = proxies.forwarded_target(peer.parse().unwrap(), &headers);
             (scheme, host.unwrap_or_default())
         };
         let https = Some(Scheme::Https);
@@ -369,8 +369,8 @@ mod tests {
             (&[proto, ("forwarded", "for=203.0.113.7;proto=https")], https, ""),
             (&[proto, ("forwarded", "for=203.0.113.7;proto=http")], None, ""),
         ] {
-            assert_eq!(sent_to("10.0.0.1", lines), (scheme, host.to_owned()), "{lines:?}");
-            assert_eq!(sent_to("203.0.113.7", lines), (None, String::new()), "{lines:?} of a stranger");
+            assert_eq!(forwarded_target("10.0.0.1", lines), (scheme, host.to_owned()), "{lines:?}");
+            assert_eq!(forwarded_target("203.0.113.7", lines), (None, String::new()), "{lines:?} of a stranger");
         }
     }
 

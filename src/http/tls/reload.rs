@@ -39,9 +39,9 @@ impl Current {
 }
 
 struct Broken {
-    found: Digest,
+    digest: Digest,
     /// Set once they were found twice.
-    why: Option<TlsError>,
+    error: Option<TlsError>,
 }
 
 /// The result of checking the files.
@@ -69,16 +69,16 @@ impl Tls {
     /// checks in a row find the same contents, because a certificate and its key are rarely replaced at the same time.
     pub fn reload(&self) -> Reload {
         let read = Contents::read(&self.0.files);
-        let found = read.as_ref().map_or_else(TlsError::digest, Contents::digest);
-        let found_before = {
+        let digest = read.as_ref().map_or_else(TlsError::digest, Contents::digest);
+        let seen_before = {
             let mut current = self.current();
-            if current.in_use == found {
+            if current.in_use == digest {
                 current.broken = None;
                 return Reload::Unchanged;
             }
-            match current.broken.as_ref().filter(|broken| broken.found == found) {
-                Some(Broken { why: Some(_), .. }) => return Reload::Unchanged,
-                found_before => found_before.is_some(),
+            match current.broken.as_ref().filter(|broken| broken.digest == digest) {
+                Some(Broken { error: Some(_), .. }) => return Reload::Unchanged,
+                seen_before => seen_before.is_some(),
             }
         };
         let loaded = read.and_then(|contents| Current::of(&contents, &self.0.files));
@@ -90,16 +90,16 @@ impl Tls {
                 Reload::Changed { certificate, client_ca }
             }
             Err(error) => {
-                let why = found_before.then(|| error.clone());
-                current.broken = Some(Broken { found, why });
-                if found_before { Reload::Failed(error) } else { Reload::Unchanged }
+                let reported = seen_before.then(|| error.clone());
+                current.broken = Some(Broken { digest, error: reported });
+                if seen_before { Reload::Failed(error) } else { Reload::Unchanged }
             }
         }
     }
 
     /// Why the current files cannot be used, if they cannot; the previous ones stay in use.
     pub fn fault(&self) -> Option<TlsError> {
-        self.current().broken.as_ref().and_then(|broken| broken.why.clone())
+        self.current().broken.as_ref().and_then(|broken| broken.error.clone())
     }
 
     /// The validity period of the certificate in use.
