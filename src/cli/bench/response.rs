@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_was_accepted_whole() {
+    fn a_fully_accepted_batch_is_counted() {
         let json = br#"{"acceptedCount":3,"rejectedCount":0,"results":[]}"#;
         let binary = IngestEventBatchResponse { accepted_count: 3, ..Default::default() }.encode_to_vec();
         for tally in [count(BodyFormat::Json, json, false), count(BodyFormat::Binary, &binary, false)] {

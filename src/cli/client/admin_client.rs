@@ -129,7 +129,7 @@ impl AdminClient {
         format!("{}/api/admin/{path}", self.base_url)
     }
 
-    async fn call(&self, method: Method, path: &str, document: Option<&Value>) -> Result<Answer, Failure> {
+    async fn call(&self, method: Method, path: &str, document: Option<&Value>) -> Result<Response, Failure> {
         let mut request = Request::builder()
             .method(method)
             .uri(self.url(path))
@@ -148,7 +148,7 @@ impl AdminClient {
         let request =
             request.body(Full::new(body)).map_err(|error| Failure::usage(format!("cannot ask {path}: {error}")))?;
         let exchange = async {
-            let response = self.http.request(request).await.map_err(|error| match tls::advice(&error) {
+            let received = self.http.request(request).await.map_err(|error| match tls::advice(&error) {
                 Some(advice) => Failure::unreachable(format!(
                     "cannot reach the admin API at {}: {}; {advice}",
                     self.base_url,
@@ -156,12 +156,12 @@ impl AdminClient {
                 )),
                 None => self.unreachable(&causes(&error)),
             })?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX)
+            let status = received.status();
+            let body = Limited::new(received.into_body(), RESPONSE_BYTES_MAX)
                 .collect()
                 .await
                 .map_err(|error| Failure::failed(format!("the answer to {path} broke off: {error}")))?;
-            Ok(Answer { status, body: body.to_bytes() })
+            Ok(Response { status, body: body.to_bytes() })
         };
         match tokio::time::timeout(REQUEST_TIMEOUT, exchange).await {
             Ok(answer) => answer,
@@ -191,12 +191,12 @@ struct Problem {
 }
 
 /// A response with its whole body.
-struct Answer {
+struct Response {
     status: StatusCode,
     body: Bytes,
 }
 
-impl Answer {
+impl Response {
     /// The document of a 2xx response. Any other status is a failure.
     fn succeed(self) -> Result<Value, Failure> {
         if !self.status.is_success() {

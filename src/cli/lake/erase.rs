@@ -151,11 +151,11 @@ pub(super) async fn erase(args: &EraseArgs, lake: &Lake) -> Result<(), Failure> 
 
 async fn search(lake: &Lake, person: &Person) -> Result<PersonSearch, Failure> {
     let bar = unbounded_bar("{elapsed:>4} {spinner} {msg}");
-    let shown = bar.clone();
+    let progress = bar.clone();
     let show = move |done: &PersonSearch| {
         let rows: u64 = done.found.iter().map(|found| found.rows).sum();
-        shown.set_message(format!("{} files searched, {} rows found", HumanCount(done.files), HumanCount(rows)));
-        shown.tick();
+        progress.set_message(format!("{} files searched, {} rows found", HumanCount(done.files), HumanCount(rows)));
+        progress.tick();
         true
     };
     let found = lake.warehouse.find_person(person, show).await;

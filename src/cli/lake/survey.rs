@@ -10,10 +10,10 @@ use crate::warehouse::{LakeStatus, OldPartitions, PartitionFilter};
 
 pub(super) async fn survey(lake: &Lake, filter: &PartitionFilter) -> Result<LakeStatus, Failure> {
     let bar = bar(None, "{elapsed:>4} {spinner} {msg}");
-    let shown = bar.clone();
+    let progress = bar.clone();
     let show = move |status: &LakeStatus| {
-        shown.set_message(format!("{} files in {} partitions", status.files, status.partitions));
-        shown.tick();
+        progress.set_message(format!("{} files in {} partitions", status.files, status.partitions));
+        progress.tick();
         true
     };
     let status = lake.warehouse.survey(&lake.settings, filter, show).await;
@@ -28,10 +28,10 @@ pub(super) async fn old_partitions(
     bar: ProgressBar,
 ) -> Result<OldPartitions, Failure> {
     let Some(retention) = &lake.retention else { return Ok(OldPartitions::default()) };
-    let shown = bar.clone();
+    let progress = bar.clone();
     let show = move |found: &OldPartitions| {
-        shown.set_message(format!("{} partitions are too old", found.partitions.len()));
-        shown.tick();
+        progress.set_message(format!("{} partitions are too old", found.partitions.len()));
+        progress.tick();
         true
     };
     let found = lake.warehouse.old_partitions(retention, app_id, show).await;

@@ -23,10 +23,10 @@ impl VacuumArgs {
 
 pub(super) async fn vacuum(lake: &Lake) -> Result<(), Failure> {
     let bar = bar(None, "{elapsed:>4} {spinner} {msg}");
-    let shown = bar.clone();
+    let progress = bar.clone();
     let show = move |done: &Vacuumed| {
-        shown.set_message(format!("{} files removed", done.files + done.orphans));
-        shown.tick();
+        progress.set_message(format!("{} files removed", done.files + done.orphans));
+        progress.tick();
         true
     };
     let done = lake.warehouse.vacuum(&lake.settings, lake.vacuum_retention, show).await;

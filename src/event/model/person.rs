@@ -80,7 +80,7 @@ impl Person {
         theirs && document["app_id"].as_str().is_none_or(|app| self.is_in_app(app.as_bytes()))
     }
 
-    /// Whether a third party's document has this id under one of the names for it. An app id next to it must match too.
+    /// Whether a third party's document has this id under one of the names for it. An app id next to it, if any, must match too.
     pub fn is_named_in(&self, document: &Value) -> bool {
         self.is_named_within(document, DEPTH_MAX)
     }
@@ -94,9 +94,9 @@ impl Person {
                 let is = |value: Option<&Value>| value.and_then(Value::as_str) == Some(self.id.text());
                 let named = self.id.names().iter().any(|name| is(members.get(*name)));
                 // An OpenTelemetry attribute.
-                let told = text("key").is_some_and(|key| self.id.is_called(key))
+                let is_attribute = text("key").is_some_and(|key| self.id.is_called(key))
                     && is(members.get("value").and_then(|value| value.get("stringValue")));
-                ((named || told) && app.is_none_or(|app| self.is_in_app(app.as_bytes())))
+                ((named || is_attribute) && app.is_none_or(|app| self.is_in_app(app.as_bytes())))
                     || members.values().any(|member| self.is_named_within(member, depth))
             }
             Value::Array(elements) => elements.iter().any(|element| self.is_named_within(element, depth)),
@@ -216,9 +216,10 @@ mod tests {
         let attributes =
             json!([{"key": "user.id", "value": {"stringValue": "ann"}}, {"key": "x", "value": {"stringValue": "bob"}}]);
         assert!(user("ann").is_named_in(&attributes) && !user("bob").is_named_in(&attributes));
-        let told = json!({"app_id": "shop", "device_id": "phone"});
+        let document = json!({"app_id": "shop", "device_id": "phone"});
         assert!(
-            in_app(device("phone"), "shop").is_named_in(&told) && !in_app(device("phone"), "web").is_named_in(&told)
+            in_app(device("phone"), "shop").is_named_in(&document)
+                && !in_app(device("phone"), "web").is_named_in(&document)
         );
     }
 

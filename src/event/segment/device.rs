@@ -45,11 +45,12 @@ pub(super) fn device_of(context: &mut Object<'_>) -> Option<DeviceContext> {
 
 /// The platform, from the operating system, the device or the library. Removes none of them.
 fn platform(context: &Object<'_>) -> Platform {
-    let told = |object: &str, name: &str| context.get(object).and_then(|of| of.get(name)).and_then(Value::as_str);
+    let member_text =
+        |object: &str, name: &str| context.get(object).and_then(|of| of.get(name)).and_then(Value::as_str);
     let is = |text: Option<&str>, known: &[&str]| {
         text.is_some_and(|text| known.iter().any(|known| text.eq_ignore_ascii_case(known)))
     };
-    for named in [told("os", "name"), told("device", "type")] {
+    for named in [member_text("os", "name"), member_text("device", "type")] {
         if is(named, &["ios", "ipados", "iphone os"]) {
             return Platform::Ios;
         }
@@ -57,7 +58,7 @@ fn platform(context: &Object<'_>) -> Platform {
             return Platform::Android;
         }
     }
-    match is(told("library", "name"), &["analytics.js"]) || context.contains("userAgent") {
+    match is(member_text("library", "name"), &["analytics.js"]) || context.contains("userAgent") {
         true => Platform::Web,
         false => Platform::Unspecified,
     }

@@ -21,9 +21,9 @@ const QUANTITY: &[&str] = &["quantity"];
 const PAYMENT_METHOD: &[&str] = &["payment_method"];
 const METHOD: &[&str] = &["method", "type"];
 
-type Make = fn(&mut Object<'_>, user_id: &str) -> Option<Payload>;
+type MakePayload = fn(&mut Object<'_>, user_id: &str) -> Option<Payload>;
 
-const KNOWN: &[(&str, Make)] = &[
+const KNOWN: &[(&str, MakePayload)] = &[
     ("Product Viewed", product_viewed),
     ("Product Added", product_added),
     ("Product Removed", product_removed),

@@ -103,7 +103,7 @@ pub(super) enum Representation {
 
 /// An event that was converted from a message.
 #[derive(Debug)]
-pub(super) struct Encoded {
+pub(super) struct EncodedEvent {
     pub(super) bytes: Vec<u8>,
     pub(super) unchecked: Unchecked,
 }
@@ -116,7 +116,7 @@ pub(super) fn event_of<'a>(
     raw: &'a str,
     representation: Representation,
     outer: &MessageContext<'a>,
-) -> Result<Encoded, FieldError> {
+) -> Result<EncodedEvent, FieldError> {
     let kind = match (call, message.get("type")) {
         (Some(call), _) => Some(call),
         (None, None | Some(Value::Null)) => return Err(FieldError::new("/type", REQUIRED)),
@@ -161,7 +161,7 @@ pub(super) fn event_of<'a>(
     // Encoding to a vector does not run out of room.
     let _ = event.encode(&mut bytes);
     put_payload(&mut bytes, &payload, &properties);
-    Ok(Encoded { bytes, unchecked })
+    Ok(EncodedEvent { bytes, unchecked })
 }
 
 /// Keeps the type in the message unless the event implies it.

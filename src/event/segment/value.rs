@@ -169,7 +169,7 @@ mod tests {
     use crate::event::{KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
 
     #[test]
-    fn money_is_read_in_hundredths_and_kept_where_that_is_not_all() {
+    fn money_is_read_in_hundredths_and_kept_if_inexact() {
         for (amount, expected, left) in [
             (json!(19.99), 1_999, 0),
             (json!("19.99"), 1_999, 0),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_typed_field_may_not_have_stays() {
+    fn invalid_values_stay_in_the_properties() {
         for value in [r#""USD ""#, r#""EURO""#, r#""€""#, r#""US Dollar""#, "840", r#""""#, "null", r#"["USD"]"#] {
             let text = format!(r#"{{"currency": {value}}}"#);
             let mut of = object(&text);
