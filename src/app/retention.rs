@@ -16,8 +16,8 @@ use crate::base::supervisor::Stage;
 use crate::metrics;
 use crate::store::{AuditEntry, AuditKind, AuditOutcome, Store};
 use crate::warehouse::{
-    CompactionSettings, Expired, Expiry, OldPartition, OldPartitions, RetentionSettings, Warehouse, WarehouseError,
-    WarehouseErrorKind,
+    CompactionSettings, Expired, ExpiryOutcome, OldPartition, OldPartitions, RetentionSettings, Warehouse,
+    WarehouseError, WarehouseErrorKind,
 };
 
 /// The number of failed passes after which readiness warns.
@@ -153,12 +153,12 @@ impl Expirer {
             let mut removed: Option<Removed> = None;
             for old in of_app.iter().take_while(|_| !stop.is_cancelled()) {
                 match self.warehouse.expire(old, &self.settings).await {
-                    Ok(Expiry::Done(done)) => add(&mut removed, old, &done),
-                    Ok(Expiry::Busy) => {
+                    Ok(ExpiryOutcome::Done(done)) => add(&mut removed, old, &done),
+                    Ok(ExpiryOutcome::Busy) => {
                         busy = true;
                         debug!(partition = %old.partition, "somebody else works on a partition that is too old")
                     }
-                    Ok(Expiry::Nothing) => {}
+                    Ok(ExpiryOutcome::Nothing) => {}
                     Err(error) => {
                         exit_on_fsync(&error);
                         metrics::retention_failed();

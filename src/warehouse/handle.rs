@@ -191,7 +191,7 @@ impl Warehouse {
     /// are gone.
     pub async fn abandoned_fenced_writes(&self, patience: Duration) -> Result<Vec<FencedWrite>, WarehouseError> {
         let log = |shared: &Shared, partition: &Partition, name: &str| match shared.delta.get() {
-            Some(delta) => delta.settle(&shared.objects, &shared.footers.damaged, partition, name, false),
+            Some(delta) => delta.reconcile(&shared.objects, &shared.footers.damaged, partition, name, false),
             None => Ok(()),
         };
         self.blocking(move |shared| {

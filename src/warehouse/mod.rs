@@ -61,6 +61,6 @@ pub use layout::{Partition, hour_of, is_path_safe};
 pub use maintenance::{CompactionProgress, CompactionSettings, PartitionFilter, Throttle};
 pub use metastore::{Metastore, MetastoreSettings};
 pub use pages::compression::Compression;
-pub use retention::{Expired, Expiry, OldPartition, OldPartitions, RetentionRules, RetentionSettings};
+pub use retention::{Expired, ExpiryOutcome, OldPartition, OldPartitions, RetentionRules, RetentionSettings};
 pub use sequence_set::{MalformedSequenceSet, SequenceSet};
 pub use storage::ObjectSettings;

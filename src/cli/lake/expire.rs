@@ -10,7 +10,7 @@ use super::survey::old_partitions;
 use crate::app::Lake;
 use crate::cli::run::Layers;
 use crate::cli::{Failure, output};
-use crate::warehouse::{Expired, Expiry, OldPartition, OldPartitions, Partition, WarehouseError};
+use crate::warehouse::{Expired, ExpiryOutcome, OldPartition, OldPartitions, Partition, WarehouseError};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ExpireArgs {
@@ -80,11 +80,11 @@ async fn look(lake: &Lake, app_id: Option<&str>) -> Result<OldPartitions, Failur
 }
 
 /// Removes one partition; waits while another worker has its lease.
-async fn one(lake: &Lake, old: &OldPartition) -> Result<Expiry, WarehouseError> {
+async fn one(lake: &Lake, old: &OldPartition) -> Result<ExpiryOutcome, WarehouseError> {
     let (began, retention) = (Instant::now(), lake.retention.clone().unwrap_or_default());
     loop {
         let expiry = lake.warehouse.expire(old, &retention).await;
-        if !matches!(expiry, Ok(Expiry::Busy)) || began.elapsed() >= LEASE_WAIT_MAX {
+        if !matches!(expiry, Ok(ExpiryOutcome::Busy)) || began.elapsed() >= LEASE_WAIT_MAX {
             return expiry;
         }
         tokio::time::sleep(LEASE_POLL_PAUSE).await;
@@ -92,16 +92,16 @@ async fn one(lake: &Lake, old: &OldPartition) -> Result<Expiry, WarehouseError> 
 }
 
 impl Totals {
-    fn add(&mut self, partition: &Partition, expiry: Expiry) {
+    fn add(&mut self, partition: &Partition, expiry: ExpiryOutcome) {
         match expiry {
-            Expiry::Done(Expired { files, bytes, left }) => {
+            ExpiryOutcome::Done(Expired { files, bytes, left }) => {
                 self.partitions += 1;
                 self.files += files;
                 self.bytes += bytes;
                 self.left.extend(left.into_iter().map(|name| format!("{partition}/{name}")));
             }
-            Expiry::Busy => self.busy += 1,
-            Expiry::Nothing => {}
+            ExpiryOutcome::Busy => self.busy += 1,
+            ExpiryOutcome::Nothing => {}
         }
     }
 }
@@ -185,8 +185,8 @@ mod tests {
         assert!(plan(&OldPartitions::default()).starts_with("no partition"));
         let mut totals = Totals::default();
         let done = Expired { files: 3, bytes: 9, left: vec!["notes.txt".to_owned()] };
-        totals.add(&found.partitions[0].partition, Expiry::Done(done));
-        totals.add(&found.partitions[1].partition, Expiry::Busy);
+        totals.add(&found.partitions[0].partition, ExpiryOutcome::Done(done));
+        totals.add(&found.partitions[1].partition, ExpiryOutcome::Busy);
         let text = report(&totals, true);
         assert!(text.starts_with("1 partitions with 3 files, 9 B, removed from the table; a vacuum"), "{text}");
         assert!(text.contains("1 partitions left") && text.contains("hour=08/notes.txt stays"), "{text}");

@@ -29,7 +29,7 @@ pub(super) mod tests;
 mod tests_s3;
 
 use super::WarehouseError;
-use super::delta::{Change, Named};
+use super::delta::{Change, FileState};
 use super::error::WarehouseErrorKind;
 use super::fenced;
 use super::handle::{Shared, Warehouse};
@@ -137,15 +137,15 @@ fn candidates(job: &Job<'_>, listed: &[Listed]) -> Result<Result<Vec<Listed>, Co
         return Ok(Err(CompactionOutcome::Warm));
     }
     let names: Vec<&str> = listed.iter().map(|file| file.name.as_str()).collect();
-    let named = job.delta.named(job.objects, job.partition, &names)?;
+    let states = job.delta.file_states(job.objects, job.partition, &names)?;
     let fenced_marks = job.fenced_marks()?;
-    let is_candidate = |(file, named): &(&Listed, Named)| {
-        *named == Named::InTable
+    let is_candidate = |(file, state): &(&Listed, FileState)| {
+        *state == FileState::InTable
             && survey::is_small(file, job.settings.target_bytes)
             && !fenced_marks.contains(&fenced::mark_name(&file.name))
     };
     let mut candidates: Vec<Listed> =
-        listed.iter().zip(named).filter(is_candidate).map(|(file, _)| file.clone()).collect();
+        listed.iter().zip(states).filter(is_candidate).map(|(file, _)| file.clone()).collect();
     if candidates.len() < job.settings.files_min.max(2) {
         return Ok(Err(CompactionOutcome::Nothing));
     }

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_comes_back_and_its_bytes_are_refused_when_cut() {
+    fn a_row_survives_the_round_trip_and_truncated_bytes_are_an_error() {
         for id in ["a", "bare", &"x".repeat(300)] {
             let mut bytes = Vec::new();
             put(&mut bytes, &stored(-5, "d", 9, id));

@@ -1,10 +1,11 @@
-//! Rows in order, however many they are: sorted in memory, and by way of scratch files when they are more than that takes.
+//! External sort: sorts any number of rows in bounded memory, spilling sorted runs to scratch files.
 //!
-//! What is over is sorted and written by a thread of its own while the next rows come, and runs are merged by one while
-//! their rows are taken away.
+//! When the buffer is full, a background thread sorts and spills it while new rows arrive. Another thread merges the runs
+//! while the caller consumes the result.
 //!
-//! Bounds: twice [`ROWS_BYTES_MAX`] for the rows that are sorted at once; [`RUNS_TOGETHER`] runs that are merged at once, each
-//! with one block of about [`BLOCK_BYTES`], and that compressed; [`AHEAD_BLOCKS`] of [`AHEAD_BYTES`] that are merged ahead.
+//! Bounds: twice [`ROWS_BYTES_MAX`] for buffered rows; at most [`RUNS_TOGETHER`] runs per merge, each with one block of
+//! about [`BLOCK_BYTES`] plus the same block compressed; [`AHEAD_BLOCKS`] merged blocks of [`AHEAD_BYTES`] ahead of the
+//! consumer.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -20,35 +21,36 @@ use crate::warehouse::columns::row::StoredRow;
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::maintenance::{Scratch, THREAD, lower_priority};
 
-/// Rows that are sorted at once, with what is known of each.
+/// Bytes of rows sorted in memory, including their index.
 pub(super) const ROWS_BYTES_MAX: usize = 64 << 20;
-/// Sorted runs that are merged at once.
+/// Sorted runs per merge.
 const RUNS_TOGETHER: usize = 400;
 const BLOCK_BYTES: usize = 64 << 10;
-/// Records that are merged ahead of whoever takes them.
+/// Size of a block of merged records.
 const AHEAD_BYTES: usize = 256 << 10;
+/// Blocks merged ahead of the consumer.
 const AHEAD_BLOCKS: usize = 4;
-/// Memory is taken in pieces of this size: what grows by doubling would need twice its bound.
+/// Rows are buffered in pieces of this size: a vector that grows by doubling could need twice the bound.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// One row that waits in memory.
+/// The location of a buffered row.
 #[derive(Clone, Copy)]
-struct Place {
+struct RowIndex {
     key: RowKey,
     piece: u32,
     start: u32,
     end: u32,
 }
 
-/// Rows that wait to be sorted.
+/// Buffered rows.
 #[derive(Default)]
-struct Rows {
+struct RowBuffer {
     pieces: Vec<Vec<u8>>,
-    places: Vec<Place>,
+    indexes: Vec<RowIndex>,
     bytes: usize,
 }
 
-impl Rows {
+impl RowBuffer {
     fn push(&mut self, row: &StoredRow<'_>) {
         let full = |piece: &Vec<u8>| piece.len() > PIECE_BYTES - PIECE_BYTES / 8;
         if self.pieces.last().is_none_or(full) {
@@ -59,29 +61,29 @@ impl Rows {
         let piece = &mut self.pieces[piece_index];
         let (start, before) = (piece.len(), piece.capacity());
         record::put(piece, row);
-        self.bytes += piece.capacity() - before + size_of::<Place>();
-        let place =
-            Place { key: RowKey::of(row), piece: piece_index as u32, start: start as u32, end: piece.len() as u32 };
-        self.places.push(place);
+        self.bytes += piece.capacity() - before + size_of::<RowIndex>();
+        let index =
+            RowIndex { key: RowKey::of(row), piece: piece_index as u32, start: start as u32, end: piece.len() as u32 };
+        self.indexes.push(index);
     }
 
-    fn record(&self, place: &Place) -> &[u8] {
-        &self.pieces[place.piece as usize][place.start as usize..place.end as usize]
+    fn record(&self, index: &RowIndex) -> &[u8] {
+        &self.pieces[index.piece as usize][index.start as usize..index.end as usize]
     }
 
     fn sort(&mut self) {
-        let mut places = std::mem::take(&mut self.places);
-        places.sort_unstable_by(|one, other| {
+        let mut indexes = std::mem::take(&mut self.indexes);
+        indexes.sort_unstable_by(|one, other| {
             one.key.cmp(&other.key).then_with(|| record::compare(self.record(one), self.record(other)))
         });
-        self.places = places;
+        self.indexes = indexes;
     }
 
     fn each<E>(&self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        self.places.iter().try_for_each(|place| each(self.record(place)))
+        self.indexes.iter().try_for_each(|index| each(self.record(index)))
     }
 
-    /// As a run on disk.
+    /// Sorts the rows and writes them to disk as a run.
     fn write(mut self, mut run: RunWriter) -> Result<File, WarehouseError> {
         self.sort();
         self.each(|record| run.push(record))?;
@@ -89,11 +91,11 @@ impl Rows {
     }
 }
 
-/// Takes rows in any order and gives them back in theirs.
+/// Takes rows in any order and returns them sorted.
 pub(super) struct Sorter<'a> {
-    rows: Rows,
+    rows: RowBuffer,
     rows_bytes_max: usize,
-    /// The run that is being written.
+    /// The thread that is writing a run.
     writing: Option<JoinHandle<Result<File, WarehouseError>>>,
     runs: Vec<File>,
     scratch: &'a Scratch,
@@ -101,7 +103,7 @@ pub(super) struct Sorter<'a> {
 
 impl<'a> Sorter<'a> {
     pub(super) fn new(scratch: &'a Scratch, rows_bytes_max: usize) -> Self {
-        Self { rows: Rows::default(), rows_bytes_max, writing: None, runs: Vec::new(), scratch }
+        Self { rows: RowBuffer::default(), rows_bytes_max, writing: None, runs: Vec::new(), scratch }
     }
 
     pub(super) fn push(&mut self, row: &StoredRow<'_>) -> Result<(), WarehouseError> {
@@ -109,9 +111,9 @@ impl<'a> Sorter<'a> {
         if self.rows.bytes < self.rows_bytes_max { Ok(()) } else { self.write_run() }
     }
 
-    /// Lets the rows become a run, once the one before is written.
+    /// Starts to write the buffer as a run, after the previous run is complete.
     fn write_run(&mut self) -> Result<(), WarehouseError> {
-        self.settle()?;
+        self.finish_run()?;
         let (rows, run) = (std::mem::take(&mut self.rows), RunWriter::new(self.scratch)?);
         let write = move || {
             lower_priority();
@@ -121,14 +123,14 @@ impl<'a> Sorter<'a> {
         Ok(())
     }
 
-    fn settle(&mut self) -> Result<(), WarehouseError> {
+    fn finish_run(&mut self) -> Result<(), WarehouseError> {
         if let Some(writing) = self.writing.take() {
             self.runs.push(writing.join().unwrap_or_else(|_| Err(damaged("the thread that wrote it has died")))?);
         }
         Ok(())
     }
 
-    /// Calls `each` with every record in order.
+    /// Calls `each` with every record in sorted order.
     pub(super) fn finish<E: From<WarehouseError>>(
         mut self,
         mut each: impl FnMut(&[u8]) -> Result<(), E>,
@@ -138,7 +140,7 @@ impl<'a> Sorter<'a> {
             return self.rows.each(each);
         }
         self.write_run()?;
-        self.settle()?;
+        self.finish_run()?;
         while self.runs.len() > RUNS_TOGETHER {
             let together: Vec<File> = self.runs.drain(..RUNS_TOGETHER).collect();
             let mut run = RunWriter::new(self.scratch)?;
@@ -153,28 +155,28 @@ impl<'a> Sorter<'a> {
                 merge_ahead(runs, &filled);
             });
             merging.map_err(failed)?;
-            take_away(blocks, &mut each)
+            consume(blocks, &mut each)
         })
     }
 }
 
-/// Merges until all is merged, something fails, or nobody takes the blocks any more.
+/// Merges until the runs are exhausted, a read fails, or the consumer stops.
 fn merge_ahead(runs: Vec<File>, filled: &SyncSender<Result<Vec<u8>, WarehouseError>>) {
     let mut block = Vec::with_capacity(AHEAD_BYTES + AHEAD_BYTES / 8);
-    let nobody = || damaged("nobody takes the rows any more");
+    let stopped = || damaged("nobody takes the rows any more");
     let merged = merge(runs, |record| {
         put_record(&mut block, record);
         if block.len() < AHEAD_BYTES {
             return Ok(());
         }
         let full = std::mem::replace(&mut block, Vec::with_capacity(AHEAD_BYTES + AHEAD_BYTES / 8));
-        filled.send(Ok(full)).map_err(|_| nobody())
+        filled.send(Ok(full)).map_err(|_| stopped())
     });
-    // Whoever ended early does not listen.
+    // The consumer may have stopped early.
     let _ = filled.send(merged.map(|()| block));
 }
 
-fn take_away<E: From<WarehouseError>>(
+fn consume<E: From<WarehouseError>>(
     blocks: Receiver<Result<Vec<u8>, WarehouseError>>,
     each: &mut impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -190,13 +192,13 @@ fn take_away<E: From<WarehouseError>>(
     Ok(())
 }
 
-/// A record with its length before it.
+/// Appends a record, prefixed by its length.
 fn put_record(block: &mut Vec<u8>, record: &[u8]) {
     block.extend_from_slice(&(record.len() as u32).to_le_bytes());
     block.extend_from_slice(record);
 }
 
-/// Where the record lies whose length is at `at`.
+/// Returns the bounds of the record whose length prefix is at `at`.
 fn record_at(block: &[u8], at: usize) -> Result<(usize, usize), WarehouseError> {
     let length = block.get(at..at + LENGTH_BYTES).and_then(|bytes| bytes.try_into().ok());
     let length = length.map(u32::from_le_bytes).ok_or_else(|| damaged("a block ends within a length"))?;
@@ -204,7 +206,7 @@ fn record_at(block: &[u8], at: usize) -> Result<(usize, usize), WarehouseError> 
     if end > block.len() { Err(damaged("a block ends within a record")) } else { Ok((start, end)) }
 }
 
-/// The next record of a run. Ordered the other way round, for a heap whose greatest comes first.
+/// The next record of a run. The order is reversed, because the heap yields the greatest first.
 struct Head {
     key: RowKey,
     run: Run,
@@ -250,7 +252,8 @@ fn merge<E: From<WarehouseError>>(runs: Vec<File>, mut each: impl FnMut(&[u8]) -
     Ok(())
 }
 
-/// Writes sorted records: blocks of a checksum, two lengths and snappy's bytes, each record with its length before it.
+/// Writes sorted records in blocks: a checksum, two lengths and the snappy-compressed records, each prefixed by its
+/// length.
 struct RunWriter {
     file: BufWriter<File>,
     block: Vec<u8>,
@@ -294,13 +297,13 @@ impl RunWriter {
     }
 }
 
-/// Reads one run.
+/// Reads a sorted run.
 struct Run {
     file: File,
     left: u64,
     packed: Vec<u8>,
     block: Vec<u8>,
-    /// The record that comes now.
+    /// The bounds of the current record in `block`.
     start: usize,
     end: usize,
 }
@@ -319,7 +322,7 @@ impl Run {
         RowKey::of_record(self.record()).ok_or_else(|| damaged("a record is shorter than its head"))
     }
 
-    /// False at the end.
+    /// Moves to the next record. Returns false at the end.
     fn advance(&mut self) -> Result<bool, WarehouseError> {
         if self.end == self.block.len() && !self.read_block()? {
             return Ok(false);
@@ -355,7 +358,7 @@ fn failed(error: std::io::Error) -> WarehouseError {
     WarehouseError::io("sort rows by way of scratch files", error, false)
 }
 
-/// Of a file of ours that nobody else reads: not a stored one.
+/// An error in a scratch file, as opposed to a stored one.
 fn damaged(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> WarehouseError {
     WarehouseError::caused(WarehouseErrorKind::Unavailable, "read scratch file", error)
 }

@@ -1,27 +1,27 @@
-//! What the lake is made of, partition by partition: which are to be compacted, and figures for people.
+//! Surveys the lake partition by partition: which partitions are due for compaction, and figures for operators.
 
 use std::time::Duration;
 
-use crate::warehouse::delta::Named;
+use crate::warehouse::delta::FileState;
 use crate::warehouse::handle::Shared;
 use crate::warehouse::layout::{Partition, is_compacted};
 use crate::warehouse::maintenance::{CompactionSettings, PartitionFilter, data_files, each_partition, is_orphan};
 use crate::warehouse::storage::Listed;
 use crate::warehouse::{Warehouse, WarehouseError};
 
-/// Partitions that one survey names; the rest are named by the next, when these are done.
+/// Candidates per survey. The next survey returns further ones, once these are done.
 const CANDIDATES_MAX: usize = 10_000;
 
-/// A partition that is to be compacted, or tidied.
+/// A partition that is due for compaction or cleanup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub partition: Partition,
-    /// Of its small files.
+    /// Small files, or 0 if only cleanup is due.
     pub files: u64,
     pub bytes: u64,
 }
 
-/// Figures of the whole lake, or of what the filter takes.
+/// Figures of the whole lake, or of the selected partitions.
 #[derive(Clone, Debug, Default)]
 pub struct LakeStatus {
     pub partitions: u64,
@@ -31,33 +31,33 @@ pub struct LakeStatus {
     pub small_files: u64,
     pub small_bytes: u64,
     pub compacted_files: u64,
-    /// Files that are not in the table any more: a vacuum removes them.
+    /// Files that are no longer in the table. A vacuum removes them.
     pub replaced_files: u64,
     pub replaced_bytes: u64,
-    /// Outputs of compactions that were interrupted.
+    /// Outputs of interrupted compactions.
     pub orphans: u64,
-    /// Stored and not in the table, or not yet.
+    /// Stored files that are not (yet) in the table.
     pub unnamed_files: u64,
-    /// Other files in partitions: nobody touches them.
+    /// Files of other programs in partitions. They are never touched.
     pub foreign_files: u64,
-    /// The oldest first.
+    /// Oldest first.
     pub candidates: Vec<Candidate>,
 }
 
 impl LakeStatus {
-    /// Partitions that are to be compacted, of those that are named.
+    /// The number of candidates due for compaction.
     pub fn due_partitions(&self) -> usize {
         self.candidates.iter().filter(|candidate| candidate.files > 0).count()
     }
 
-    /// The oldest hour that is to be compacted.
+    /// The oldest partition due for compaction.
     pub fn oldest(&self) -> Option<&Partition> {
         self.candidates.iter().filter(|candidate| candidate.files > 0).map(|c| &c.partition).min_by_key(|p| p.hour)
     }
 }
 
 impl Warehouse {
-    /// Walks through the lake, as long as `go_on` says so.
+    /// Walks the lake while `go_on` returns true.
     pub async fn survey(
         &self,
         settings: &CompactionSettings,
@@ -73,7 +73,7 @@ pub(super) fn is_small(file: &Listed, target_bytes: u64) -> bool {
     file.bytes < target_bytes / 2
 }
 
-/// Whether no sink has stored anything here lately, by the clock that gave the files their times.
+/// Whether no sink has stored a file here recently, by the clock of the store, which also set the modification times.
 pub(super) fn is_cold(listed: &[Listed], now_ms: i64, age_min: Duration) -> bool {
     let stored = listed.iter().filter(|file| !is_compacted(&file.name)).map(|file| file.modified_ms).max();
     let age_min = i64::try_from(age_min.as_millis()).unwrap_or(i64::MAX);
@@ -93,10 +93,10 @@ fn survey(
     let now_ms = objects.now_ms()?;
     let mut status = LakeStatus::default();
     each_partition(objects, filter, &mut |partition, listed| {
-        let named = |partition: &Partition, name: &str| {
-            delta.map_or(Some(Named::InTable), |delta| delta.remembered(objects, partition, name))
+        let state_of = |partition: &Partition, name: &str| {
+            delta.map_or(Some(FileState::InTable), |delta| delta.cached_state(objects, partition, name))
         };
-        tally(&mut status, &named, settings, now_ms, partition, listed);
+        tally(&mut status, &state_of, settings, now_ms, partition, listed);
         Ok(go_on(&status))
     })?;
     status.candidates.sort_by(|one, other| {
@@ -108,7 +108,7 @@ fn survey(
 
 fn tally(
     status: &mut LakeStatus,
-    named: &dyn Fn(&Partition, &str) -> Option<Named>,
+    state_of: &dyn Fn(&Partition, &str) -> Option<FileState>,
     settings: &CompactionSettings,
     now_ms: i64,
     partition: Partition,
@@ -118,20 +118,20 @@ fn tally(
     let files = data_files(listed);
     status.partitions += 1;
     status.foreign_files += (all - files.len()) as u64;
-    let (mut small, mut small_bytes, mut debris) = (0, 0, 0);
+    let (mut small, mut small_bytes, mut leftovers) = (0, 0, 0);
     for file in &files {
-        match named(&partition, &file.name) {
-            Some(Named::Removed) => {
+        match state_of(&partition, &file.name) {
+            Some(FileState::Removed) => {
                 status.replaced_files += 1;
                 status.replaced_bytes += file.bytes;
-                debris += u64::from(!settings.keep_replaced);
+                leftovers += u64::from(!settings.keep_replaced);
             }
-            Some(named) if is_orphan(&file.name, named) => {
+            Some(state) if is_orphan(&file.name, state) => {
                 status.orphans += 1;
-                debris += 1;
+                leftovers += 1;
             }
-            Some(Named::No) => status.unnamed_files += 1,
-            Some(Named::InTable) | None => {
+            Some(FileState::Unlogged) => status.unnamed_files += 1,
+            Some(FileState::InTable) | None => {
                 status.files += 1;
                 status.bytes += file.bytes;
                 status.compacted_files += u64::from(is_compacted(&file.name));
@@ -145,7 +145,7 @@ fn tally(
     status.small_files += small;
     status.small_bytes += small_bytes;
     let is_due = small as usize >= settings.files_min.max(2) && is_cold(&files, now_ms, settings.age_min);
-    if (is_due || debris > 0) && status.candidates.len() < CANDIDATES_MAX {
+    if (is_due || leftovers > 0) && status.candidates.len() < CANDIDATES_MAX {
         let (files, bytes) = if is_due { (small, small_bytes) } else { (0, 0) };
         status.candidates.push(Candidate { partition, files, bytes });
     }

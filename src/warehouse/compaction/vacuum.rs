@@ -1,10 +1,10 @@
-//! Removes files that have gone out of the table long enough ago, and what interrupted compactions left.
+//! Removes files that left the table long enough ago, and the leftovers of interrupted jobs.
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::warehouse::delta::{Delta, Named};
+use crate::warehouse::delta::{Delta, FileState};
 use crate::warehouse::handle::Shared;
 use crate::warehouse::layout::Partition;
 use crate::warehouse::maintenance::{
@@ -14,23 +14,23 @@ use crate::warehouse::maintenance::{
 use crate::warehouse::storage::Listed;
 use crate::warehouse::{Warehouse, WarehouseError};
 
-/// Files whose times of removal are looked up together.
-const TOGETHER: usize = 20_000;
+/// Files whose removal times are looked up together.
+const BATCH_FILES: usize = 20_000;
 
-/// What a vacuum did.
+/// The result of a vacuum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vacuumed {
-    /// Files that others replaced.
+    /// Files that were replaced.
     pub files: u64,
     pub bytes: u64,
-    /// Files in the making, and outputs, of compactions that were interrupted.
+    /// Scratch files and outputs of interrupted jobs.
     pub orphans: u64,
-    /// Replaced files that stay until the retention is over.
+    /// Replaced files that are still within the retention.
     pub waiting: u64,
 }
 
 impl Warehouse {
-    /// Removes what has been out of the table for longer than `retention`, as long as `go_on` says so.
+    /// Removes files that left the table longer than `retention` ago, while `go_on` returns true.
     pub async fn vacuum(
         &self,
         settings: &CompactionSettings,
@@ -54,29 +54,29 @@ fn vacuum(
     let mut done =
         Vacuumed { orphans: sweep_scratch(objects, &shared.leases, &settings.scratch)?, ..Vacuumed::default() };
     let mut replaced: Vec<(Partition, Listed)> = Vec::new();
-    let mut littered = Vec::new();
+    let mut with_orphans = Vec::new();
     each_partition(objects, &PartitionFilter::default(), &mut |partition, listed| {
         let mut has_orphans = false;
         for file in data_files(listed) {
-            match delta.remembered(objects, &partition, &file.name) {
-                Some(Named::Removed) => replaced.push((partition.clone(), file)),
-                Some(named) => has_orphans |= is_orphan(&file.name, named),
+            match delta.cached_state(objects, &partition, &file.name) {
+                Some(FileState::Removed) => replaced.push((partition.clone(), file)),
+                Some(state) => has_orphans |= is_orphan(&file.name, state),
                 None => {}
             }
         }
-        if has_orphans && littered.len() < TOGETHER {
-            littered.push(partition);
+        if has_orphans && with_orphans.len() < BATCH_FILES {
+            with_orphans.push(partition);
         }
-        if replaced.len() >= TOGETHER {
+        if replaced.len() >= BATCH_FILES {
             remove(shared, delta, retention, &mut replaced, &mut done)?;
         }
         Ok(go_on(&done))
     })?;
     remove(shared, delta, retention, &mut replaced, &mut done)?;
-    for partition in littered {
+    for partition in with_orphans {
         let Some(lease) = Lease::acquire(objects, &shared.leases, &partition, Uuid::now_v7())? else { continue };
         let before = data_files(objects.list(&objects.directory(&partition))?).len();
-        // Replaced files have had their turn.
+        // Replaced files were handled above.
         let after = clean_up(objects, delta, &shared.footers, &partition, true);
         lease.release(objects)?;
         done.orphans += (before - after?.len()) as u64;
@@ -101,10 +101,10 @@ fn remove(
     let retention_ms = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
     for ((partition, file), removed_at) in replaced.drain(..).zip(removed_at) {
         let directory = shared.objects.directory(&partition);
-        let is_over = removed_at.is_some_and(|at| now_ms.saturating_sub(at) >= retention_ms);
-        if is_over && !shared.footers.damaged.has(&directory, &file) {
+        let is_expired = removed_at.is_some_and(|at| now_ms.saturating_sub(at) >= retention_ms);
+        if is_expired && !shared.footers.damaged.has(&directory, &file) {
             shared.objects.remove(&directory, &file.name)?;
-            // Of a whole partition that was removed.
+            // Retention may have removed the whole partition.
             shared.objects.remove_empty(&directory);
             done.files += 1;
             done.bytes += file.bytes;

@@ -1,5 +1,5 @@
-//! What the log's files say, line by line: the actions of the Delta protocol that a table with reader version 1 and
-//! writer version 2 has. Others are passed over.
+//! The actions in the log's files, one per line, as defined by the Delta protocol for a table with reader version 1 and
+//! writer version 2. Other actions are ignored.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
 pub(super) type StringMap = BTreeMap<String, Option<String>>;
 
-/// One action: exactly one of the fields is there.
+/// One action. Exactly one of the fields is set.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Action {
@@ -38,7 +38,7 @@ pub(in crate::warehouse) struct Add {
     pub(super) size: i64,
     pub(super) modification_time: i64,
     pub(super) data_change: bool,
-    /// A JSON document of its own.
+    /// A JSON document as text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) stats: Option<String>,
 }
@@ -89,8 +89,8 @@ pub(super) struct Protocol {
     pub(super) min_writer_version: i32,
 }
 
-/// How far an application is: ours notes there that the table has the files from before its log, and how many rows of
-/// each import.
+/// The progress of an application. We note there that the table has the files from before its log, and how many rows of
+/// each import it has.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Txn {
@@ -131,7 +131,7 @@ impl From<Txn> for Action {
 }
 
 impl Action {
-    /// The file that it adds (true) or removes.
+    /// The path of the file that the action adds (true) or removes (false).
     pub(super) fn file(&self) -> Option<(&str, bool)> {
         match (&self.add, &self.remove) {
             (Some(add), _) => Some((&add.path, true)),
@@ -144,14 +144,14 @@ impl Action {
 impl Protocol {
     pub(super) const OURS: Self = Self { min_reader_version: 1, min_writer_version: 2 };
 
-    /// Whether what we write keeps to it.
+    /// Whether the files and commits we write conform to it.
     pub(super) fn is_ours(self) -> bool {
         self.min_reader_version <= Self::OURS.min_reader_version
             && self.min_writer_version <= Self::OURS.min_writer_version
     }
 }
 
-/// A commit's file.
+/// Encodes a commit's file.
 pub(super) fn encode(actions: &[Action]) -> Result<Bytes, WarehouseError> {
     let mut text = Vec::new();
     for action in actions {

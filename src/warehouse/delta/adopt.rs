@@ -1,4 +1,4 @@
-//! Files from before the log: all that are stored and that no commit names become part of the table.
+//! Adopts files from before the log: adds all stored files to the table that no commit names.
 
 use std::collections::HashSet;
 
@@ -9,28 +9,27 @@ use super::state::Delta;
 use super::table::TableFile;
 use super::tail;
 use crate::warehouse::WarehouseError;
+use crate::base::clock::unix_ms;
 use crate::warehouse::catalog::damaged::Damaged;
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::file::footer;
 use crate::warehouse::layout::{MARKS, is_compacted, is_data_file, mark_name};
 use crate::warehouse::storage::{Listed, Objects, Walked};
 
-use crate::base::clock::unix_ms;
-
-/// Files that one commit adds.
+/// Files per commit.
 const COMMIT_FILES: usize = 500;
-/// Files that are opened together, and what is read of their ends.
-const TOGETHER: usize = 64;
+/// Files opened together, and the bytes read from their ends.
+const OPEN_FILES: usize = 64;
 const FOOTER_READ_BYTES: usize = 64 << 10;
 
-/// What became of the files.
+/// The result of adopting files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Adopted {
     pub added: u64,
-    /// The log had named them.
+    /// Files that the log already named.
     pub known: u64,
     pub unreadable: u64,
-    /// Names of our files in directories that are none of our partitions.
+    /// Data files in directories that are not partitions of ours.
     pub elsewhere: u64,
 }
 
@@ -40,18 +39,18 @@ impl Delta {
         self.tail().adopted
     }
 
-    /// Adds what is stored and not named, as long as `go_on` says so. `tell` is told of every step.
+    /// Adds stored files that the log does not name, while `go_on` returns true. Calls `report` after each step.
     pub(in crate::warehouse) fn adopt(
         &self,
         objects: &Objects,
         damaged: &Damaged,
         go_on: impl Fn() -> bool,
-        tell: impl Fn(Adopted),
+        report: impl Fn(Adopted),
     ) -> Result<Adopted, WarehouseError> {
-        let Some(adopted) = self.adopt_found(objects, damaged, &go_on, &tell)? else { return Ok(Adopted::default()) };
-        // Processes of an older version may have stored files meanwhile, where this one had looked already.
-        let tell_more = |more: Adopted| tell(Adopted { added: adopted.added + more.added, ..adopted });
-        let Some(more) = self.adopt_found(objects, damaged, &go_on, &tell_more)? else { return Ok(adopted) };
+        let Some(adopted) = self.adopt_found(objects, damaged, &go_on, &report)? else { return Ok(Adopted::default()) };
+        // Processes of an older version may have stored files meanwhile in directories that were already walked.
+        let report_more = |more: Adopted| report(Adopted { added: adopted.added + more.added, ..adopted });
+        let Some(more) = self.adopt_found(objects, damaged, &go_on, &report_more)? else { return Ok(adopted) };
         self.append(objects, &mut self.tail(), "ADOPT", |tail| {
             let done = (!tail.adopted).then(|| Action::from(tail::adopted(unix_ms())));
             Ok(done.into_iter().collect())
@@ -59,13 +58,13 @@ impl Delta {
         Ok(Adopted { added: adopted.added + more.added, ..adopted })
     }
 
-    /// Walks over all files once. None when it was told to stop.
+    /// Walks all files once. Returns `None` if `go_on` stopped it.
     fn adopt_found(
         &self,
         objects: &Objects,
         damaged: &Damaged,
         go_on: &impl Fn() -> bool,
-        tell: &impl Fn(Adopted),
+        report: &impl Fn(Adopted),
     ) -> Result<Option<Adopted>, WarehouseError> {
         let mut adopted = Adopted::default();
         let mut batch: Vec<(TableFile, Listed)> = Vec::new();
@@ -82,8 +81,8 @@ impl Delta {
             }
             if batch.len() == COMMIT_FILES {
                 self.adopt_batch(objects, damaged, std::mem::take(&mut batch), &mut adopted)?;
-                tell(adopted);
-                // There may be nobody else who commits.
+                report(adopted);
+                // There may be no other committer to write it.
                 self.checkpoint(objects);
             }
             finished = go_on();
@@ -93,7 +92,7 @@ impl Delta {
             return Ok(None);
         }
         self.adopt_batch(objects, damaged, batch, &mut adopted)?;
-        tell(adopted);
+        report(adopted);
         Ok(Some(adopted))
     }
 
@@ -106,22 +105,22 @@ impl Delta {
     ) -> Result<(), WarehouseError> {
         let paths: Vec<String> = batch.iter().map(|(file, _)| file.path()).collect();
         let states = self.tail().states_of(objects, &paths)?;
-        let named = states.iter().filter(|state| **state != PathState::Unlogged).count();
-        // Whoever settles those sees to the log.
-        let late: HashSet<String> = objects.list(MARKS)?.into_iter().map(|mark| mark.name).collect();
-        let unnamed =
+        let logged = states.iter().filter(|state| **state != PathState::Unlogged).count();
+        // Reconciling a fenced write updates the log.
+        let fenced_marks: HashSet<String> = objects.list(MARKS)?.into_iter().map(|mark| mark.name).collect();
+        let unlogged =
             batch.into_iter().zip(states).filter(|(_, state)| *state == PathState::Unlogged).map(|(file, _)| file);
-        let unnamed = unnamed.filter(|(file, _)| !late.contains(&mark_name(&file.name))).collect();
-        let unnamed = without_hidden(objects, unnamed, !self.has_adopted())?;
-        let actions = read_adds(objects, damaged, unnamed, adopted)?;
-        adopted.known += named as u64;
+        let unlogged = unlogged.filter(|(file, _)| !fenced_marks.contains(&mark_name(&file.name))).collect();
+        let unlogged = without_hidden(objects, unlogged, !self.has_adopted())?;
+        let actions = read_adds(objects, damaged, unlogged, adopted)?;
+        adopted.known += logged as u64;
         let mut added = 0;
         self.append(objects, &mut self.tail(), "ADOPT", |tail| {
-            let unnamed = |action: &&Action| {
+            let unlogged = |action: &&Action| {
                 let state = action.file().map(|(path, _)| tail.states.get(path));
                 matches!(state, Some(PathState::Unlogged | PathState::Unknown))
             };
-            let actions: Vec<Action> = actions.iter().filter(unnamed).cloned().collect();
+            let actions: Vec<Action> = actions.iter().filter(unlogged).cloned().collect();
             added = added.max(actions.len() as u64);
             Ok(actions)
         })?;
@@ -130,7 +129,7 @@ impl Delta {
     }
 }
 
-/// Without what compacted files hold. They come directory by directory.
+/// Drops files whose rows a compacted file holds. The files come directory by directory.
 fn without_hidden(
     objects: &Objects,
     files: Vec<(TableFile, Listed)>,
@@ -140,7 +139,7 @@ fn without_hidden(
     let ends = [files.first(), files.last()].map(|file| file.map(|(file, _)| file.partition.clone()));
     for files in files.chunk_by(|(one, _), (other, _)| one.partition == other.partition) {
         let partition = &files[0].0.partition;
-        // A directory within the batch is there as a whole.
+        // Only the first and last directory of the batch may be incomplete.
         let is_cut = ends.iter().flatten().any(|end| end == partition);
         let hidden = match !is_new || is_cut || files.iter().any(|(file, _)| is_compacted(&file.name)) {
             true => Hidden::read(objects, partition, is_new)?,
@@ -158,10 +157,10 @@ fn read_adds(
     adopted: &mut Adopted,
 ) -> Result<Vec<Action>, WarehouseError> {
     let mut actions = Vec::with_capacity(files.len());
-    // They come directory by directory.
+    // The files come directory by directory.
     for files in files.chunk_by(|(one, _), (other, _)| one.partition == other.partition) {
         let directory = files[0].0.directory.clone();
-        for files in files.chunks(TOGETHER) {
+        for files in files.chunks(OPEN_FILES) {
             let listed: Vec<Listed> = files.iter().map(|(_, listed)| listed.clone()).collect();
             let sources = objects.open_together(&directory, &listed, FOOTER_READ_BYTES);
             for ((file, listed), source) in files.iter().zip(sources) {

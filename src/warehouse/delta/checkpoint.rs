@@ -1,10 +1,10 @@
-//! Checkpoints: the state of the table at one version, so that readers need not read the log from its beginning; and
-//! the removal of what a checkpoint makes superfluous.
+//! Checkpoints: the state of the table at one version, so that readers need not read the log from its beginning. Also
+//! removes files of the log that a checkpoint makes superfluous.
 //!
-//! Invariants: a checkpoint is the one before it with the commits since, read as a stream and written in parts, so that
-//! what is in memory is one part, one commit, and a key for each file that was committed since; a version is written by
-//! whoever committed it and by nobody else; nothing goes that a reader of the last [`Delta`](super::Delta) retention
-//! may still want, by the clock of the store that gave the files their times.
+//! Invariants: a checkpoint is made from the previous one and the commits since, read as a stream and written in parts, so
+//! that only one part, one commit, and a key for each file committed since are in memory; only the process that committed
+//! a version writes its checkpoint; nothing is removed that a reader within the retention of [`Delta`] may still need, by
+//! the clock of the store, which also set the modification times.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
@@ -28,14 +28,14 @@ use crate::metrics;
 use crate::warehouse::WarehouseError;
 use crate::warehouse::storage::{Listed, Objects};
 
-/// How long a checkpoint names files that were removed: who reads an older version may still look for them, and a
-/// process that stood still must not add them again.
+/// How long a checkpoint lists removed files: readers of an older version may still look for them, and a process that
+/// stalled must not add them again.
 const TOMBSTONES_MS: i64 = 14 * 24 * 3_600 * 1_000;
-/// Files of the log that one pass removes.
+/// Files of the log removed per pass.
 const REMOVED_MAX: usize = 2_000;
-/// Actions in one file of a checkpoint: with what they say of their files about 40 MB, and a fraction of that compressed.
+/// Actions per file of a checkpoint: about 40 MB with their statistics, and a fraction of that compressed.
 const PART_ACTIONS_MAX: usize = 20_000;
-/// Actions in one row group, which is encoded in memory.
+/// Actions per row group, which is encoded in memory.
 const GROUP_ACTIONS: usize = 2 * BATCH_ROWS;
 
 impl Delta {
@@ -78,25 +78,25 @@ pub(super) fn write(objects: &Objects, version: i64) -> Result<(), WarehouseErro
     log::write_hint(objects, &out.finish()?)
 }
 
-/// The table at one version: a checkpoint, and what the commits since replace of it or add to it.
+/// The table at one version: a checkpoint and the commits since.
 struct State<'a> {
     objects: &'a Objects,
     checkpoint: &'a [Listed],
     commits: RangeInclusive<i64>,
     tombstones_from_ms: i64,
-    /// Of the commits: the latest of what there is one of.
+    /// The latest singleton actions of the commits.
     protocol: Option<Action>,
     metadata: Option<Action>,
     txns: BTreeMap<String, Action>,
-    /// Of the commits: the latest that names a file.
+    /// The last action of the commits about each file.
     files: HashMap<u128, Latest>,
     hasher: PathHasher,
 }
 
-/// The last action about a file: its version, its place there, and whether a checkpoint has it.
+/// The last action about a file: its version, its index there, and whether the checkpoint includes it.
 struct Latest {
     version: i64,
-    place: u32,
+    index: u32,
     is_kept: bool,
 }
 
@@ -118,16 +118,16 @@ impl<'a> State<'a> {
             hasher: PathHasher::default(),
         };
         for version in commits {
-            for (place, action) in (0..).zip(log::read_known(objects, version)?) {
-                state.note(version, place, action);
+            for (index, action) in (0..).zip(log::read_existing(objects, version)?) {
+                state.note(version, index, action);
             }
         }
         Ok(state)
     }
 
-    fn note(&mut self, version: i64, place: u32, action: Action) {
+    fn note(&mut self, version: i64, index: u32, action: Action) {
         if let Some((path, _)) = action.file() {
-            let latest = Latest { version, place, is_kept: self.is_kept(&action) };
+            let latest = Latest { version, index, is_kept: self.is_kept(&action) };
             self.files.insert(self.hasher.hash(path), latest);
         } else if action.protocol.is_some() {
             self.protocol = Some(action);
@@ -138,13 +138,13 @@ impl<'a> State<'a> {
         }
     }
 
-    /// False of a file that was removed long ago.
+    /// Returns false for a file that was removed long ago.
     fn is_kept(&self, action: &Action) -> bool {
         let removed_at = action.remove.as_ref().and_then(|remove| remove.deletion_timestamp);
         removed_at.is_none_or(|at| at >= self.tombstones_from_ms)
     }
 
-    /// Whether an action of the checkpoint is of this state, too.
+    /// Whether an action of the previous checkpoint is part of this state.
     fn stays(&self, action: &Action) -> bool {
         let is_replaced = match action.file() {
             Some((path, _)) => self.files.contains_key(&self.hasher.hash(path)),
@@ -157,12 +157,13 @@ impl<'a> State<'a> {
         !is_replaced && self.is_kept(action)
     }
 
-    fn few(&self) -> impl Iterator<Item = &Action> {
+    /// The actions that do not concern files.
+    fn table_actions(&self) -> impl Iterator<Item = &Action> {
         self.protocol.iter().chain(&self.metadata).chain(self.txns.values())
     }
 
     fn count(&self) -> Result<usize, WarehouseError> {
-        let mut count = self.few().count() + self.files.values().filter(|latest| latest.is_kept).count();
+        let mut count = self.table_actions().count() + self.files.values().filter(|latest| latest.is_kept).count();
         for file in self.checkpoint {
             checkpoint_rows::read(self.objects, file, Columns::Names, &mut |actions| {
                 count += actions.iter().filter(|action| self.stays(action)).count();
@@ -172,18 +173,19 @@ impl<'a> State<'a> {
         Ok(count)
     }
 
-    /// First what is not of files, so that it is found without reading the rest.
+    /// Passes all actions to `out`, starting with those that do not concern files, so that they are found without reading
+    /// the rest.
     fn each(&self, out: &mut dyn FnMut(Action) -> Result<(), WarehouseError>) -> Result<(), WarehouseError> {
-        self.few().cloned().try_for_each(&mut *out)?;
+        self.table_actions().cloned().try_for_each(&mut *out)?;
         for file in self.checkpoint {
             checkpoint_rows::read(self.objects, file, Columns::All, &mut |actions| {
                 actions.into_iter().filter(|action| self.stays(action)).try_for_each(&mut *out)
             })?;
         }
         for version in self.commits.clone() {
-            for (place, action) in (0..).zip(log::read_known(self.objects, version)?) {
+            for (index, action) in (0..).zip(log::read_existing(self.objects, version)?) {
                 let latest = action.file().and_then(|(path, _)| self.files.get(&self.hasher.hash(path)));
-                if latest.is_some_and(|latest| latest.is_kept && (latest.version, latest.place) == (version, place)) {
+                if latest.is_some_and(|latest| latest.is_kept && (latest.version, latest.index) == (version, index)) {
                     out(without_change(action))?;
                 }
             }
@@ -192,7 +194,7 @@ impl<'a> State<'a> {
     }
 }
 
-/// What a checkpoint says changes nothing.
+/// The actions of a checkpoint change no data.
 fn without_change(mut action: Action) -> Action {
     if let Some(add) = &mut action.add {
         add.data_change = false;
@@ -203,14 +205,14 @@ fn without_change(mut action: Action) -> Action {
     action
 }
 
-/// The files of one checkpoint, one after another.
+/// Writes the files of one checkpoint one after another.
 struct Writer<'a> {
     objects: &'a Objects,
     version: i64,
     parts: usize,
-    /// Actions in each, but for the last.
+    /// Actions per part, except for the last.
     part_actions: usize,
-    /// The number of the one that is being written, from 1, and its actions.
+    /// The number of the current part, from 1, and the actions written to it.
     part: usize,
     written: usize,
     writer: ArrowWriter<Vec<u8>>,
@@ -274,15 +276,15 @@ fn arrow_writer() -> Result<ArrowWriter<Vec<u8>>, WarehouseError> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         .set_max_row_group_row_count(Some(GROUP_ACTIONS))
-        // No two are the same.
+        // All values are distinct.
         .set_column_dictionary_enabled(of_add("path"), false)
         .set_column_dictionary_enabled(of_add("stats"), false)
         .build();
     ArrowWriter::try_new(Vec::new(), checkpoint_rows::schema(), Some(properties)).map_err(WarehouseError::encode)
 }
 
-/// Removes commits and checkpoints that are older than a checkpoint which is itself older than `retention`, some of
-/// them at a time. Returns how many.
+/// Removes a bounded number of commits and checkpoints that are older than a checkpoint which is itself older than
+/// `retention`. Returns how many.
 fn clean_up(objects: &Objects, retention: Duration) -> Result<usize, WarehouseError> {
     let listing = Listing::read(objects)?;
     let expired = expired(&listing, retention);
@@ -300,7 +302,7 @@ fn expired(listing: &Listing, retention: Duration) -> Vec<String> {
     let Some(until) = now.map(|now| now.saturating_sub(retention_ms)) else { return Vec::new() };
     let kept_from = listing.checkpoints.iter().filter(|(_, files)| newest(files).is_some_and(|at| at <= until));
     let Some(kept_from) = kept_from.map(|(version, _)| *version).max() else { return Vec::new() };
-    // The oldest first: whoever is interrupted leaves a log without gaps.
+    // Oldest first: an interrupted pass leaves a log without gaps.
     let commits = listing.commits.range(..kept_from).map(|(_, file)| file);
     let checkpoints = listing.checkpoints.range(..kept_from).flat_map(|(_, files)| files);
     let strays = listing.strays.iter().filter(|(version, _)| *version < kept_from).map(|(_, file)| file);
@@ -312,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_older_than_an_old_checkpoint_expires() {
+    fn files_older_than_an_old_checkpoint_expire() {
         let file = |name: String, at: i64| Listed { name, modified_ms: at * 1_000, bytes: 1 };
         let mut listing = Listing::default();
         for version in 0..=35 {
@@ -327,7 +329,7 @@ mod tests {
         let names = expired(&listing, Duration::from_secs(100));
         assert_eq!((names.len(), names[20].clone()), (21, log::checkpoint_name(10, 1, 1)));
         assert_eq!(expired(&listing, Duration::ZERO).len(), 32);
-        // Of a process that was killed meanwhile.
+        // Left by a process that was killed.
         listing.strays = [5, 31].map(|at| (at, file(log::checkpoint_name(at, 1, 2), 0))).into();
         let names = expired(&listing, Duration::from_secs(100));
         assert_eq!((names.len(), names[21].clone()), (22, log::checkpoint_name(5, 1, 2)));

@@ -1,6 +1,6 @@
-//! Checkpoints as Parquet: one row an action, one nullable struct column a kind of action.
+//! Checkpoints as Parquet: one row per action, one nullable struct column per kind of action.
 //!
-//! Reads what other writers wrote too, as far as this product needs it.
+//! Also reads checkpoints of other writers, as far as this product needs them.
 
 use std::sync::Arc;
 
@@ -21,33 +21,33 @@ use crate::warehouse::storage::{Listed, Objects};
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
 const CONTEXT: &str = "read checkpoint";
-/// Actions that are in memory at once.
+/// Actions per batch in memory.
 pub(super) const BATCH_ROWS: usize = 2_048;
 
-/// Which columns are read.
+/// The columns to read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Columns {
     All,
-    /// Paths alone.
+    /// Only paths.
     Files,
-    /// Paths, and when files were removed.
+    /// Paths and removal times.
     Removals,
-    /// The same, and all that is not of files.
+    /// Paths, removal times, and all actions that do not concern files.
     Names,
     AllButFiles,
 }
 
-/// Files of a checkpoint that are not larger are read at once: one column after another would be asked of an object
-/// store with many requests.
+/// Checkpoint files up to this size are read as a whole: reading column by column would take many requests to an object
+/// store.
 const WHOLE_BYTES_MAX: u64 = 32 << 20;
 
-/// How many actions a checkpoint's file has.
+/// The number of actions in a checkpoint file.
 pub(super) fn count(objects: &Objects, file: &Listed) -> Result<usize, WarehouseError> {
     let metadata = objects.open(LOG, file)?.read_with(|source| crate::warehouse::file::footer::read(&source))?;
     Ok(metadata.file_metadata().num_rows() as usize)
 }
 
-/// Calls `each` with the actions, some at a time.
+/// Calls `each` with batches of actions.
 pub(super) fn read(
     objects: &Objects,
     file: &Listed,
@@ -92,7 +92,7 @@ fn read_from<R: ChunkReader + 'static>(
     Ok(())
 }
 
-/// False when its statistics say that all of it is files.
+/// Returns false if the statistics show that all actions of the row group concern files.
 fn has_other_than_files(group: &RowGroupMetaData) -> bool {
     group.columns().iter().any(|column| {
         let is_file = matches!(column.column_path().parts().first().map(String::as_str), Some("add" | "remove"));
@@ -101,7 +101,7 @@ fn has_other_than_files(group: &RowGroupMetaData) -> bool {
     })
 }
 
-/// The schema of what [`encode`] makes.
+/// The schema of the batches that [`encode`] returns.
 pub(super) fn schema() -> SchemaRef {
     encode(&[]).map_or_else(|_| Arc::new(Schema::empty()), |batch| batch.schema())
 }
@@ -126,7 +126,7 @@ fn pick<'a, T>(actions: &'a [Action], kind: impl Fn(&'a Action) -> Option<&'a T>
     actions.iter().map(kind).collect()
 }
 
-/// A struct column out of its fields, null where there is nothing.
+/// Builds a struct column from its fields, null where the row has no such action.
 fn structs<T>(rows: &[Option<&T>], fields: Vec<(&str, ArrayRef)>) -> Result<StructArray, ArrowError> {
     let nulls = rows.iter().map(Option::is_some).collect::<Vec<bool>>().into();
     let named = |(name, array): &(&str, ArrayRef)| Field::new(*name, array.data_type().clone(), true);
@@ -239,7 +239,7 @@ fn protocols(rows: &[Option<&Protocol>]) -> Result<StructArray, ArrowError> {
     structs(rows, fields)
 }
 
-/// What is not there, or not of the type that the protocol says, counts as nothing.
+/// Decodes actions. A missing field, or one whose type differs from the protocol's, is treated as absent.
 fn decode(batch: &RecordBatch) -> Vec<Action> {
     let column = |name: &str| batch.column_by_name(name).and_then(|column| column.as_struct_opt());
     let (txn, add, remove) = (column("txn"), column("add"), column("remove"));
@@ -255,7 +255,7 @@ fn decode(batch: &RecordBatch) -> Vec<Action> {
     (0..batch.num_rows()).map(row).collect()
 }
 
-/// One struct of a column.
+/// One value of a struct column.
 #[derive(Clone, Copy)]
 struct Row<'a> {
     column: &'a StructArray,

@@ -1,4 +1,5 @@
-//! Commits: what waits goes into one, and who comes second reads what came first and goes on behind it.
+//! Commits: all pending files go into one commit. A committer that loses the race reads the winner's commit and tries the
+//! next version.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,13 +24,13 @@ use crate::warehouse::storage::Objects;
 
 /// Commits between two checkpoints.
 const CHECKPOINT_COMMITS: i64 = 100;
-/// Versions that others may put before ours until the caller is told.
+/// Versions that others may put before ours until the commit fails.
 const ATTEMPTS_MAX: usize = 200;
-/// The longest wait for a version that is taken and cannot be read yet.
+/// The longest wait for a version that is taken but not readable yet.
 const IN_FLIGHT: Duration = Duration::from_millis(200);
 
 impl Delta {
-    /// Puts files in the queue for the next commit. `files` are partitions, names and contents.
+    /// Queues files for the next commit. `files` are partitions, names and contents.
     pub(in crate::warehouse) fn enqueue(
         &self,
         objects: &Objects,
@@ -45,7 +46,7 @@ impl Delta {
         Ok(entry)
     }
 
-    /// Commits the entry, if nobody did, and what else waits.
+    /// Commits the entry, unless it is committed already, along with all other queued files.
     pub(in crate::warehouse) fn commit(
         &self,
         objects: &Objects,
@@ -61,21 +62,21 @@ impl Delta {
         }
         let done = self.append(objects, &mut tail, "WRITE", |tail| {
             let adds = entries.iter().flat_map(|entry| &entry.adds);
-            // A file that is named was added by those who got its messages, or by an attempt of ours whose answer
-            // was lost; or it was added and then replaced. Its name was never given to another.
-            let unnamed =
+            // A file in the log was added by a process to which its messages were redelivered, or by an attempt of
+            // ours whose answer was lost; or it was added and then replaced. Names are never reused.
+            let unlogged =
                 adds.filter(|add| matches!(tail.states.get(&add.path), PathState::Unlogged | PathState::Unknown));
-            Ok(unnamed.cloned().map(Action::from).collect())
+            Ok(unlogged.cloned().map(Action::from).collect())
         });
         match &done {
             Ok(()) => entries.iter().for_each(|entry| entry.committed.store(true, Ordering::Release)),
-            // Those that nobody waits for are found by their messages.
+            // Entries without a waiter are found when their messages are redelivered.
             Err(_) => self.queue().extend(entries.into_iter().filter(|entry| Arc::strong_count(entry) > 1)),
         }
         done
     }
 
-    /// Commits what `decide` says. It is asked again when others committed meanwhile.
+    /// Commits the actions that `decide` returns. Calls it again when others committed meanwhile.
     pub(super) fn append(
         &self,
         objects: &Objects,
@@ -97,7 +98,7 @@ impl Delta {
             }
             metrics::delta_conflict();
             if !tail.catch_up(objects)? {
-                // It is on its way, or the store says so of one that failed.
+                // The other commit is in flight, or the store reports one that failed.
                 std::thread::sleep(IN_FLIGHT.mul_f64(random_unit()));
             }
         }
@@ -112,7 +113,8 @@ impl Delta {
         }
     }
 
-    /// After a long silence the versions after ours may have been cleaned up: theirs must not be put again.
+    /// Reads the log again after a long time without reading: versions after ours may have been cleaned up, and must not be
+    /// put again.
     pub(super) fn refresh(&self, objects: &Objects, tail: &mut Tail) -> Result<(), WarehouseError> {
         if !tail.is_outdated(self.settings.retention) {
             return Ok(());

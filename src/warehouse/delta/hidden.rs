@@ -1,10 +1,8 @@
-//! Which files of a partition are no part of a table that is made of what is stored: those whose rows a compacted file
-//! holds as well.
+//! Finds the stored files that must not be adopted because a compacted file holds their rows as well.
 //!
-//! The log says so as long as it is there and remembers what it removed; after that the compacted files' footers do.
+//! The log tells which, as long as it exists and remembers removed files. After that the footers of compacted files do.
 
-use crate::warehouse::file::footer;
-use crate::warehouse::file::footer::Replaces;
+use crate::warehouse::file::footer::{self, Replaces};
 use crate::warehouse::layout::Partition;
 use crate::warehouse::layout::is_compacted;
 use crate::warehouse::storage::{Listed, Objects};
@@ -12,7 +10,7 @@ use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
 const FOOTER_READ_BYTES: usize = 64 << 10;
 
-/// Of one partition.
+/// The hidden files of one partition.
 #[derive(Default)]
 pub(in crate::warehouse) struct Hidden {
     replaces: Vec<Replaces>,
@@ -20,7 +18,8 @@ pub(in crate::warehouse) struct Hidden {
 }
 
 impl Hidden {
-    /// `is_new`: the log was begun on files that were there, so that it cannot tell which compactions were completed.
+    /// `is_new` means that the log was created over existing files, so that it cannot tell which compactions were
+    /// completed.
     pub(in crate::warehouse) fn read(
         objects: &Objects,
         partition: &Partition,
@@ -36,7 +35,7 @@ impl Hidden {
             match read {
                 Ok(Some(replaces)) if replaces.is_complete(names()) => hidden.replaces.push(replaces),
                 Ok(_) => {}
-                // Whoever adds it tells of it.
+                // Adopting it reports the damage.
                 Err(error) if error.kind == WarehouseErrorKind::Corrupt => {}
                 Err(error) => return Err(error.at(directory)),
             }
@@ -44,9 +43,9 @@ impl Hidden {
         Ok(hidden)
     }
 
-    /// Of a file that the log does not name.
+    /// Whether a file that the log does not name is hidden.
     pub(in crate::warehouse) fn has(&self, name: &str) -> bool {
-        // In a log that has all files, a compacted one that it does not name was never committed.
+        // If the log has all files, a compacted file that it does not name was never committed.
         if is_compacted(name) { self.compacted } else { self.replaces.iter().any(|replaces| replaces.has_file(name)) }
     }
 }

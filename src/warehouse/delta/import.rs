@@ -1,4 +1,4 @@
-//! The files of an import: committed with how far it has come, so that whoever goes on with it knows what is there.
+//! Commits the files of an import together with its position, so that a resumed import knows where to continue.
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ use crate::warehouse::layout::Partition;
 use crate::warehouse::storage::Objects;
 
 impl Delta {
-    /// The rows that an import has done with, as of now.
+    /// The number of rows that an import has committed.
     pub(in crate::warehouse) fn import_position(
         &self,
         objects: &Objects,
@@ -26,7 +26,7 @@ impl Delta {
         Ok(tail.imports.get(import).copied())
     }
 
-    /// What the table has to know of a stored file.
+    /// Describes a stored file for the table.
     pub(in crate::warehouse) fn describe(
         objects: &Objects,
         partition: &Partition,
@@ -36,7 +36,8 @@ impl Delta {
         Ok(TableFile::new(objects, partition, name).add(&footer::read(bytes)?, bytes.len() as u64, unix_ms()))
     }
 
-    /// Adds the files, unless the import has come as far already: an attempt whose answer was lost has added them.
+    /// Adds the files, unless the import has already reached `position`: then an attempt whose answer was lost has added
+    /// them.
     pub(in crate::warehouse) fn commit_import(
         &self,
         objects: &Objects,
@@ -55,7 +56,7 @@ impl Delta {
         })
     }
 
-    /// Of stored files of a partition those that are in the table.
+    /// Tells for each stored file of a partition whether it is in the table.
     pub(in crate::warehouse) fn in_table(
         &self,
         objects: &Objects,

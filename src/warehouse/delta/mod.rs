@@ -43,6 +43,6 @@ mod tests_s3;
 
 pub(in crate::warehouse) use action::Add;
 pub use adopt::Adopted;
-pub(super) use replace::{Change, Named, NewFile};
+pub(super) use replace::{Change, FileState, NewFile};
 pub use state::DeltaSettings;
 pub(super) use state::{Delta, PendingFiles};

@@ -1,41 +1,41 @@
-//! Which files the log names, as far as this process has seen it, in bounded memory.
+//! A bounded cache of the state of each file in the log, as far as this process has read the log.
 //!
-//! Invariant: the latest commit that names a file wins. What is forgotten is what was seen longest ago; until
-//! something is, and once all was read, a file that is not here is not in the log.
+//! Invariant: the latest commit that names a file wins. The oldest entries are evicted first; as long as none was evicted
+//! and the whole log was read, a file that is not here is not in the log.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Files of one of the two halves, at 32 bytes each.
-const HALF_FILES_MAX: usize = 500_000;
+/// Files per generation, at 32 bytes each.
+const GENERATION_FILES_MAX: usize = 500_000;
 
-/// Cheap to clone; all clones know the same. It is never locked for long, so that whoever asks for a file that is known
-/// does not wait for a commit.
+/// Cheap to clone; clones share the cache. The lock is held only briefly, so that looking up a cached file never waits
+/// for a commit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PathStates(Arc<Mutex<Files>>);
 
 #[derive(Debug, Default)]
 struct Files {
-    /// By a keyed hash of the path, whether the file is there (true) or was removed.
+    /// Keyed hash of the path to whether the file is in the table (true) or was removed.
     young: HashMap<u128, bool>,
     old: HashMap<u128, bool>,
     complete: bool,
-    has_forgotten: bool,
+    has_evicted: bool,
     hasher: PathHasher,
 }
 
-/// Makes short keys of paths, of which nobody outside can make two meet.
+/// Hashes paths with secret keys, so that no outsider can construct a collision.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PathHasher(RandomState, RandomState);
 
-/// What becomes of a file by the log.
+/// The state of a file according to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PathState {
     Added,
     Removed,
     Unlogged,
-    /// It may be named further back.
+    /// An earlier part of the log may name it.
     Unknown,
 }
 
@@ -43,15 +43,15 @@ impl PathStates {
     pub(super) fn note(&self, path: &str, is_there: bool) {
         let mut files = self.files();
         let key = files.hasher.hash(path);
-        if files.young.len() >= HALF_FILES_MAX && !files.young.contains_key(&key) {
-            files.has_forgotten |= !files.old.is_empty();
-            files.complete &= !files.has_forgotten;
+        if files.young.len() >= GENERATION_FILES_MAX && !files.young.contains_key(&key) {
+            files.has_evicted |= !files.old.is_empty();
+            files.complete &= !files.has_evicted;
             files.old = std::mem::take(&mut files.young);
         }
         files.young.insert(key, is_there);
     }
 
-    /// Takes note of what was further back than all that was noted so far.
+    /// Notes an entry from an earlier part of the log than all entries so far.
     pub(super) fn note_earlier(&self, path: &str, is_there: bool) {
         let mut files = self.files();
         let key = files.hasher.hash(path);
@@ -60,15 +60,15 @@ impl PathStates {
         }
     }
 
-    /// All was noted.
+    /// The whole log was noted.
     pub(super) fn completed(&self) {
         let mut files = self.files();
-        files.complete = !files.has_forgotten;
+        files.complete = !files.has_evicted;
     }
 
-    /// Whether so many more can be noted without forgetting any.
+    /// Whether this many entries fit without evicting any.
     pub(super) fn has_room(&self, files: usize) -> bool {
-        self.files().old.len() + files <= HALF_FILES_MAX
+        self.files().old.len() + files <= GENERATION_FILES_MAX
     }
 
     pub(super) fn get(&self, path: &str) -> PathState {
@@ -82,7 +82,7 @@ impl PathStates {
         }
     }
 
-    /// Knows from now on what another one knows, and nothing else.
+    /// Replaces the content by that of another cache.
     pub(super) fn replace(&self, other: &Self) {
         let other = std::mem::take(&mut *other.files());
         *self.files() = other;
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_seen_last_is_remembered_and_nothing_forgotten_is_called_unnamed() {
+    fn the_latest_state_wins_and_evicted_files_are_unknown() {
         let states = PathStates::default();
         assert_eq!(states.get("a"), PathState::Unknown);
         states.note("a", true);
@@ -115,11 +115,11 @@ mod tests {
         states.completed();
         let found = ["a", "b", "c", "d"].map(|path| states.get(path));
         assert_eq!(found, [PathState::Added, PathState::Removed, PathState::Added, PathState::Unlogged]);
-        for n in 0..HALF_FILES_MAX + HALF_FILES_MAX / 2 {
+        for n in 0..GENERATION_FILES_MAX + GENERATION_FILES_MAX / 2 {
             states.note(&n.to_string(), true);
         }
         assert_eq!((states.get("c"), states.get("0")), (PathState::Unknown, PathState::Added));
         let files = states.files();
-        assert!(files.young.len() <= HALF_FILES_MAX && files.old.len() <= HALF_FILES_MAX);
+        assert!(files.young.len() <= GENERATION_FILES_MAX && files.old.len() <= GENERATION_FILES_MAX);
     }
 }

@@ -1,5 +1,5 @@
-//! Brings the log to agree with what is stored, of some files: what a crash left uncommitted is added, what was given
-//! up as stored late is removed.
+//! Reconciles the log with the stored files: adds files that a crash left uncommitted, and removes fenced writes that
+//! were discarded.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,20 +16,20 @@ use crate::warehouse::file::footer;
 use crate::warehouse::layout::Partition;
 use crate::warehouse::storage::{Listed, Objects};
 
-/// Times that files or the log may change while they are looked at.
+/// How often the files or the log may change while they are being compared.
 const ROUNDS_MAX: usize = 200;
 
-/// What one call knows beside the log.
+/// What one call knows in addition to the log.
 #[derive(Default)]
-struct Known {
-    /// Not named by the log as of the first look; what is committed later is noted by the log's end.
-    unnamed: HashSet<String>,
-    /// Bytes of what this call added.
+struct CallState {
+    /// Files that the log did not name at first. The tail notes later commits.
+    unlogged: HashSet<String>,
+    /// Sizes of the files that this call added.
     added: HashMap<String, u64>,
 }
 
 impl Delta {
-    /// Makes sure that the log names the files, which are stored: rows in them were found.
+    /// Ensures that the log names these stored files, in which rows were found.
     pub(in crate::warehouse) fn ensure(
         &self,
         objects: &Objects,
@@ -38,14 +38,14 @@ impl Delta {
         names: &[&str],
     ) -> Result<(), WarehouseError> {
         let file = |name: &&str| TableFile::new(objects, partition, name);
-        let is_named =
+        let is_logged =
             |file: &TableFile| matches!(self.states.get(&file.path()), PathState::Added | PathState::Removed);
-        let files: Vec<TableFile> = names.iter().map(file).filter(|file| !is_named(file)).collect();
-        if files.is_empty() { Ok(()) } else { self.agree(objects, damaged, &files, false) }
+        let files: Vec<TableFile> = names.iter().map(file).filter(|file| !is_logged(file)).collect();
+        if files.is_empty() { Ok(()) } else { self.reconcile_files(objects, damaged, &files, false) }
     }
 
-    /// Like [`Delta::ensure`], of a file that was perhaps removed, or replaced by one with fewer rows.
-    pub(in crate::warehouse) fn settle(
+    /// Like [`Delta::ensure`], for a file that may have been removed, or replaced by one with fewer rows.
+    pub(in crate::warehouse) fn reconcile(
         &self,
         objects: &Objects,
         damaged: &Damaged,
@@ -54,11 +54,11 @@ impl Delta {
         replaced: bool,
     ) -> Result<(), WarehouseError> {
         let file = TableFile::new(objects, partition, name);
-        self.agree(objects, damaged, &[file], replaced)
+        self.reconcile_files(objects, damaged, &[file], replaced)
     }
 
     /// Removes a file from the table, before it is removed from the store.
-    pub(in crate::warehouse) fn forget(
+    pub(in crate::warehouse) fn remove_file(
         &self,
         objects: &Objects,
         partition: &Partition,
@@ -74,16 +74,16 @@ impl Delta {
         })
     }
 
-    /// Looks again after each change: whoever removes or replaces a file does it before it looks at the log, and this
-    /// commits before it looks at the files, so that the later of both sees what the other did.
-    fn agree(
+    /// Compares again after each commit. A process that removes or replaces a file does so before it reads the log, and
+    /// this function commits before it lists the files, so the later of the two sees what the other did.
+    fn reconcile_files(
         &self,
         objects: &Objects,
         damaged: &Damaged,
         files: &[TableFile],
         replaced: bool,
     ) -> Result<(), WarehouseError> {
-        let mut known = Known::default();
+        let mut known = CallState::default();
         let mut tail = self.tail();
         for _ in 0..ROUNDS_MAX {
             self.refresh(objects, &mut tail)?;
@@ -111,7 +111,7 @@ fn differences(
     tail: &mut Tail,
     files: &[TableFile],
     replaced: bool,
-    known: &mut Known,
+    known: &mut CallState,
 ) -> Result<(Vec<Action>, Added), WarehouseError> {
     let (mut actions, mut added) = (Vec::new(), Vec::new());
     let Some(partition) = files.first().map(|file| file.directory.clone()) else { return Ok((actions, added)) };
@@ -126,8 +126,8 @@ fn differences(
                 added.push((path, there.bytes));
             }
             (Some(there), PathState::Added) => {
-                let is_other = known.added.get(&path).is_none_or(|bytes| *bytes != there.bytes);
-                if is_other && (replaced || known.added.contains_key(&path)) {
+                let is_changed = known.added.get(&path).is_none_or(|bytes| *bytes != there.bytes);
+                if is_changed && (replaced || known.added.contains_key(&path)) {
                     actions.extend(add(objects, damaged, file, there, false)?);
                     added.push((path, there.bytes));
                 }
@@ -138,25 +138,25 @@ fn differences(
     Ok((actions, added))
 }
 
-/// The log is read back once.
+/// Reads back the log at most once per call.
 fn states_of(
     objects: &Objects,
     tail: &mut Tail,
     files: &[TableFile],
-    known: &mut Known,
+    known: &mut CallState,
 ) -> Result<Vec<PathState>, WarehouseError> {
     let paths: Vec<String> = files.iter().map(TableFile::path).collect();
-    let unknown = |path: &String| tail.states.get(path) == PathState::Unknown && !known.unnamed.contains(path);
+    let unknown = |path: &String| tail.states.get(path) == PathState::Unknown && !known.unlogged.contains(path);
     if paths.iter().any(unknown) {
         let states = tail.states_of(objects, &paths)?;
-        let unnamed = paths.iter().zip(&states).filter(|(_, state)| **state == PathState::Unlogged);
-        known.unnamed.extend(unnamed.map(|(path, _)| path.clone()));
+        let unlogged = paths.iter().zip(&states).filter(|(_, state)| **state == PathState::Unlogged);
+        known.unlogged.extend(unlogged.map(|(path, _)| path.clone()));
         return Ok(states);
     }
     Ok(paths.iter().map(|path| tail.states.get(path)).collect())
 }
 
-/// None of a file that nobody can read.
+/// Returns `None` for an unreadable file.
 fn add(
     objects: &Objects,
     damaged: &Damaged,

@@ -1,4 +1,4 @@
-//! Files in the place of others: one commit, or none when somebody else was first.
+//! Replaces files by others in one commit, or not at all if another process was first.
 
 use std::collections::HashMap;
 
@@ -14,31 +14,31 @@ use crate::warehouse::layout::Partition;
 use crate::warehouse::storage::Objects;
 use parquet::file::metadata::ParquetMetaData;
 
-/// What files take the place of others for.
+/// Why files are replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::warehouse) enum Change {
-    /// The same rows in other files: who follows the table has nothing to learn from it.
+    /// The same rows in other files. Readers that follow the table see no change.
     Layout,
-    /// Some of the rows are gone.
+    /// Some rows are removed.
     Rows,
 }
 
-/// A file that comes into the table.
+/// A file to be added to the table.
 pub(in crate::warehouse) struct NewFile<'a> {
     pub(in crate::warehouse) name: &'a str,
     pub(in crate::warehouse) metadata: &'a ParquetMetaData,
     pub(in crate::warehouse) bytes: u64,
 }
 
-/// What the log says of a file.
+/// The state of a file according to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::warehouse) enum Named {
+pub(in crate::warehouse) enum FileState {
     InTable,
     Removed,
     No,
 }
 
-impl From<PathState> for Named {
+impl From<PathState> for FileState {
     fn from(state: PathState) -> Self {
         match state {
             PathState::Added => Self::InTable,
@@ -49,9 +49,8 @@ impl From<PathState> for Named {
 }
 
 impl Delta {
-    /// Puts `new` files in the place of `old` ones, in one commit. False, and nothing is committed,
-    /// when an old one is not in the table any more, or a new one was given up by others (see [`Delta::give_up`]).
-    /// May be called again when it fails.
+    /// Replaces `old` files by `new` ones in one commit. Returns false and commits nothing if an old file is no longer in
+    /// the table, or another process abandoned a new one (see [`Delta::abandon`]). May be retried after an error.
     pub(in crate::warehouse) fn replace(
         &self,
         objects: &Objects,
@@ -85,9 +84,9 @@ impl Delta {
         self.append(objects, &mut self.tail(), operation, |tail| {
             let all = |states: &[PathState], state: PathState| states.iter().all(|found| *found == state);
             let (theirs, ours) = (tail.states_of(objects, &old)?, tail.states_of(objects, &new)?);
-            let is_ours_already = all(&ours, PathState::Added) && !ours.is_empty();
+            let is_committed = all(&ours, PathState::Added) && !ours.is_empty();
             let may = all(&theirs, PathState::Added) && all(&ours, PathState::Unlogged);
-            replaced = is_ours_already || may;
+            replaced = is_committed || may;
             Ok(if may { actions.clone() } else { Vec::new() })
         })?;
         if self.is_checkpoint_due() {
@@ -96,41 +95,40 @@ impl Delta {
         Ok(replaced)
     }
 
-    /// Takes those of the files that are in the table out of it, with their rows, in one commit. Returns what the log says
-    /// of each then.
+    /// Removes the files that are in the table, with their rows, in one commit. Returns the new state of each file.
     pub(in crate::warehouse) fn expire(
         &self,
         objects: &Objects,
         partition: &Partition,
         names: &[&str],
-    ) -> Result<Vec<Named>, WarehouseError> {
-        let named = self.remove_those(objects, partition, names, (PathState::Added, Change::Rows), "DELETE")?;
+    ) -> Result<Vec<FileState>, WarehouseError> {
+        let states = self.remove_in_state(objects, partition, names, (PathState::Added, Change::Rows), "DELETE")?;
         if self.is_checkpoint_due() {
             self.checkpoint(objects);
         }
-        Ok(named)
+        Ok(states)
     }
 
-    /// Notes in the log that files which it does not name are none of the table's, so that whoever stored them cannot
-    /// commit them any more. Returns what the log says of each then.
-    pub(in crate::warehouse) fn give_up(
+    /// Notes in the log that files which it does not name do not belong to the table, so that their writer can no longer
+    /// commit them. Returns the new state of each file.
+    pub(in crate::warehouse) fn abandon(
         &self,
         objects: &Objects,
         partition: &Partition,
         names: &[&str],
-    ) -> Result<Vec<Named>, WarehouseError> {
-        self.remove_those(objects, partition, names, (PathState::Unlogged, Change::Layout), "VACUUM START")
+    ) -> Result<Vec<FileState>, WarehouseError> {
+        self.remove_in_state(objects, partition, names, (PathState::Unlogged, Change::Layout), "VACUUM START")
     }
 
-    /// Removes those of the files that the log says this of, in one commit. Returns what it says of each then.
-    fn remove_those(
+    /// Removes the files that are in the state `of`, in one commit. Returns the new state of each file.
+    fn remove_in_state(
         &self,
         objects: &Objects,
         partition: &Partition,
         names: &[&str],
         (of, change): (PathState, Change),
         operation: &str,
-    ) -> Result<Vec<Named>, WarehouseError> {
+    ) -> Result<Vec<FileState>, WarehouseError> {
         let files: Vec<TableFile> = names.iter().map(|name| TableFile::new(objects, partition, name)).collect();
         let paths: Vec<String> = files.iter().map(TableFile::path).collect();
         let mut tail = self.tail();
@@ -146,36 +144,36 @@ impl Delta {
             };
             Ok(those.map(|(file, _)| action(file)).collect())
         })?;
-        Ok(tail.states_of(objects, &paths)?.into_iter().map(Named::from).collect())
+        Ok(tail.states_of(objects, &paths)?.into_iter().map(FileState::from).collect())
     }
 
-    /// Reads the log, so that each file's place in it is remembered.
+    /// Reads the whole log, so that the state of each file is cached.
     pub(in crate::warehouse) fn read_all(&self, objects: &Objects) -> Result<(), WarehouseError> {
-        self.named(objects, &Partition { app_id: "x".to_owned(), hour: 0 }, &["none"]).map(drop)
+        self.file_states(objects, &Partition { app_id: "x".to_owned(), hour: 0 }, &["none"]).map(drop)
     }
 
-    /// What the log says of the files now.
-    pub(in crate::warehouse) fn named(
+    /// The current state of each file.
+    pub(in crate::warehouse) fn file_states(
         &self,
         objects: &Objects,
         partition: &Partition,
         names: &[&str],
-    ) -> Result<Vec<Named>, WarehouseError> {
+    ) -> Result<Vec<FileState>, WarehouseError> {
         let path = |name: &&str| TableFile::new(objects, partition, name).path();
         let paths: Vec<String> = names.iter().map(path).collect();
         let mut tail = self.tail();
         self.refresh(objects, &mut tail)?;
         tail.catch_up(objects)?;
-        Ok(tail.states_of(objects, &paths)?.into_iter().map(Named::from).collect())
+        Ok(tail.states_of(objects, &paths)?.into_iter().map(FileState::from).collect())
     }
 
-    /// The same as far as this process knows; none when it would have to look.
-    pub(in crate::warehouse) fn remembered(
+    /// The cached state of a file, or `None` if the log would have to be read.
+    pub(in crate::warehouse) fn cached_state(
         &self,
         objects: &Objects,
         partition: &Partition,
         name: &str,
-    ) -> Option<Named> {
+    ) -> Option<FileState> {
         let file = TableFile::new(objects, partition, name);
         match self.states.get(&file.path()) {
             PathState::Unknown => None,
@@ -183,8 +181,8 @@ impl Delta {
         }
     }
 
-    /// When, by the clock of who did it, the files were removed from the table: milliseconds since the Unix epoch, of
-    /// those of which the log still says so.
+    /// When each file was removed from the table, in milliseconds since the Unix epoch by the remover's clock. `None` if
+    /// the log no longer tells.
     pub(in crate::warehouse) fn removed_at(
         &self,
         objects: &Objects,
@@ -209,7 +207,7 @@ impl Delta {
             })?;
         }
         for version in at + 1..=latest {
-            note(&log::read_known(objects, version)?);
+            note(&log::read_existing(objects, version)?);
         }
         Ok(removed)
     }

@@ -1,24 +1,24 @@
-//! What a file's footer says of its columns, as the log says it: rows, nulls, the smallest and the largest value.
+//! Converts a footer's column statistics to those of the log: row and null counts, minimum and maximum.
 //!
-//! Readers skip a file by these, so a bound may be too wide and never too narrow.
+//! Readers skip files by these, so a bound may be too wide but never too narrow.
 
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::statistics::Statistics;
 use serde_json::{Map, Value, json};
 
-/// Characters of a text that its bounds keep, as other writers do.
+/// Bounds of texts are truncated to this many characters, as by other writers.
 const BOUND_CHARACTERS_MAX: usize = 32;
 
 /// The JSON document for an `add` action.
 pub(super) fn of(metadata: &ParquetMetaData) -> String {
     let (mut min, mut max, mut nulls) = (Map::new(), Map::new(), Map::new());
     let groups = metadata.row_groups();
-    for (place, column) in metadata.file_metadata().schema_descr().columns().iter().enumerate() {
+    for (index, column) in metadata.file_metadata().schema_descr().columns().iter().enumerate() {
         let name = || column.name().to_owned();
-        if let Some(count) = null_count(groups, place) {
+        if let Some(count) = null_count(groups, index) {
             nulls.insert(name(), count.into());
         }
-        if let Some((smallest, largest)) = bounds(groups, place) {
+        if let Some((smallest, largest)) = bounds(groups, index) {
             min.extend(smallest.map(|value| (name(), value)));
             max.extend(largest.map(|value| (name(), value)));
         }
@@ -27,15 +27,15 @@ pub(super) fn of(metadata: &ParquetMetaData) -> String {
     json!({"numRecords": rows, "minValues": min, "maxValues": max, "nullCount": nulls}).to_string()
 }
 
-fn null_count(groups: &[RowGroupMetaData], place: usize) -> Option<u64> {
-    groups.iter().map(|group| group.column(place).statistics()?.null_count_opt()).sum()
+fn null_count(groups: &[RowGroupMetaData], index: usize) -> Option<u64> {
+    groups.iter().map(|group| group.column(index).statistics()?.null_count_opt()).sum()
 }
 
-/// None when they are not known of every group that has values.
-fn bounds(groups: &[RowGroupMetaData], place: usize) -> Option<(Option<Value>, Option<Value>)> {
+/// Returns `None` unless the bounds of every row group with values are known.
+fn bounds(groups: &[RowGroupMetaData], index: usize) -> Option<(Option<Value>, Option<Value>)> {
     let mut all: Option<(Bound, Bound)> = None;
     for group in groups {
-        let statistics = group.column(place).statistics()?;
+        let statistics = group.column(index).statistics()?;
         if statistics.null_count_opt() == Some(group.num_rows() as u64) {
             continue;
         }
@@ -55,7 +55,7 @@ fn bounds(groups: &[RowGroupMetaData], place: usize) -> Option<(Option<Value>, O
 enum Bound {
     Number(i64),
     Double(f64),
-    /// UTF-8 is ordered as its characters are.
+    /// Comparing UTF-8 bytes orders by characters.
     Text(String),
 }
 
@@ -85,7 +85,7 @@ impl Bound {
         }
     }
 
-    /// Cut short, a text's last character becomes the one after it.
+    /// Increments the last character of a truncated text.
     fn at_least(self) -> Option<Value> {
         let text = match self {
             Self::Number(number) => return Some(number.into()),
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bound_that_is_cut_short_is_never_too_narrow() {
+    fn a_truncated_bound_is_never_too_narrow() {
         let bounds = |text: &str| {
             let bound = || Bound::Text(text.to_owned());
             let text = |value: Value| value.as_str().map(str::to_owned);

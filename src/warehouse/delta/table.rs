@@ -1,7 +1,7 @@
-//! The table that the log describes: its columns, its partition columns, how a file is named and valued in it.
+//! The table that the log describes: its columns, its partition columns, and how it refers to files.
 //!
-//! The partition columns have types of their own in the log, whatever their values look like in the path: no reader has
-//! to guess whether `007` is a number.
+//! The log declares the types of the partition columns, so that no reader has to guess from the path whether `007` is a
+//! number.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -17,7 +17,7 @@ use crate::warehouse::storage::Objects;
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 use parquet::file::metadata::ParquetMetaData;
 
-/// With their types. Numbers, so that `month = 3` finds what is in `month=03`.
+/// The partition columns with their types. Integers, so that `month = 3` matches `month=03`.
 const PARTITION_COLUMNS: [(&str, &str); 5] =
     [("app_id", "string"), ("year", "integer"), ("month", "integer"), ("day", "integer"), ("hour", "integer")];
 
@@ -69,7 +69,7 @@ fn values(partition: &Partition) -> StringMap {
     std::iter::once(app).chain(numbers).collect()
 }
 
-/// The log has URIs.
+/// Percent-encodes a path: the log contains URIs.
 fn encode_path(path: &str) -> String {
     let mut encoded = String::with_capacity(path.len());
     for byte in path.bytes() {
@@ -82,7 +82,7 @@ fn encode_path(path: &str) -> String {
     encoded
 }
 
-/// Of a new table.
+/// The metadata of a new table.
 pub(super) fn metadata(columns: &PromotedColumns, now_ms: i64) -> Metadata {
     Metadata {
         id: Uuid::now_v7().to_string(),
@@ -96,8 +96,8 @@ pub(super) fn metadata(columns: &PromotedColumns, now_ms: i64) -> Metadata {
     }
 }
 
-/// The metadata of a table to which an older version of ours, or somebody else, gave it, with what it lacks; none when
-/// it lacks nothing.
+/// Adds missing columns to the metadata that an older version or another program wrote. Returns `None` if none is
+/// missing.
 pub(super) fn widened(metadata: &Metadata, promoted: &PromotedColumns) -> Result<Option<Metadata>, WarehouseError> {
     let refused = |what: String| Err(WarehouseError::caused(WarehouseErrorKind::Refused, "use Delta table", what));
     let ours = PARTITION_COLUMNS.map(|(name, _)| name);
@@ -123,7 +123,7 @@ pub(super) fn widened(metadata: &Metadata, promoted: &PromotedColumns) -> Result
     Ok(wider.then(|| Metadata { schema_string: schema.to_string(), ..metadata.clone() }))
 }
 
-/// Every column may be null: files from before a column was added do not have it.
+/// Every column is nullable: files from before a column was added lack it.
 fn fields(promoted: &PromotedColumns) -> Vec<Value> {
     let field = |name: &str, kind: &str| json!({"name": name, "type": kind, "nullable": true, "metadata": {}});
     let schema = schema_with(promoted);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_an_older_version_gets_the_columns_that_it_lacks() {
+    fn a_table_of_an_older_version_gets_the_missing_columns() {
         let none = PromotedColumns::default;
         let whole = metadata(&PromotedColumns::default(), 0);
         assert_eq!(widened(&whole, &none()).unwrap(), None);

@@ -1,7 +1,7 @@
-//! The end of the log, as far as this process has read it, and the next commit.
+//! The end of the log as far as this process has read it, and the next commit.
 //!
-//! Invariant: a version is put only when every version before it was read, so that whoever commits knows all that
-//! others have committed before.
+//! Invariant: a version is put only after every version before it was read, so that a committer knows all earlier
+//! commits.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant, SystemTime};
@@ -17,49 +17,49 @@ use crate::base::clock::unix_ms;
 use crate::warehouse::storage::Objects;
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
-/// Names this product in the log, for whoever keeps track of it by [`action::Txn`].
+/// The application id of the [`Txn`] that notes that the table has the files from before the log.
 pub(super) const ADOPTED: &str = "causality.files_before_the_log";
-/// The same of imports; what follows says which.
+/// The prefix of the application id of an import.
 pub(super) const IMPORT: &str = "causality.import.";
 
 #[derive(Debug)]
 pub(super) struct Tail {
     pub(super) version: i64,
     pub(super) metadata: Metadata,
-    /// The files from before the log are in the table.
+    /// Whether the table has the files from before the log.
     pub(super) adopted: bool,
-    /// How far each import has come.
+    /// The position of each import, in rows.
     pub(super) imports: BTreeMap<String, i64>,
     pub(super) states: PathStates,
-    /// When nothing newer than `version` was there.
-    read_at: Moment,
+    /// When there was no version after `version`.
+    read_at: ClockReading,
 }
 
-/// By two clocks: one does not go on while the machine sleeps, the other may be set.
+/// A time by two clocks: the monotonic one stops while the machine is suspended, the wall clock may be set.
 #[derive(Clone, Copy, Debug)]
-struct Moment {
+struct ClockReading {
     monotonic: Instant,
     wall: SystemTime,
 }
 
-impl Moment {
+impl ClockReading {
     fn now() -> Self {
         Self { monotonic: Instant::now(), wall: SystemTime::now() }
     }
 
     fn age(self) -> Duration {
-        // A clock that was set back says nothing.
+        // A wall clock that was set back is ignored.
         self.monotonic.elapsed().max(self.wall.elapsed().unwrap_or_default())
     }
 }
 
 impl Tail {
-    /// None when there is no log.
+    /// Returns `None` if there is no log.
     pub(super) fn open(objects: &Objects) -> Result<Option<Self>, WarehouseError> {
-        let read_at = Moment::now();
+        let read_at = ClockReading::now();
         let listing = Listing::read(objects)?;
         let Some(latest) = listing.latest else { return Ok(None) };
-        let mut read = Opening::default();
+        let mut read = TableActions::default();
         let mut version = -1;
         if let Some((at, files)) = listing.checkpoint(latest) {
             for file in files {
@@ -72,7 +72,7 @@ impl Tail {
         }
         let (states, from) = (PathStates::default(), version + 1);
         for version in from..=latest {
-            let actions = log::read_known(objects, version)?;
+            let actions = log::read_existing(objects, version)?;
             actions.iter().for_each(|action| read.note(action));
             note_files(&states, &actions);
         }
@@ -82,24 +82,24 @@ impl Tail {
         let corrupt = |what| WarehouseError::new(WarehouseErrorKind::Corrupt, what).at(LOG);
         let metadata = read.metadata.ok_or_else(|| corrupt("find metadata in log"))?;
         check(read.protocol.ok_or_else(|| corrupt("find protocol in log"))?)?;
-        let Opening { adopted, imports, .. } = read;
+        let TableActions { adopted, imports, .. } = read;
         Ok(Some(Self { version: latest, metadata, adopted, imports, states, read_at }))
     }
 
-    /// Reads what was committed since. False when there was nothing.
+    /// Reads newer commits. Returns false if there were none.
     pub(super) fn catch_up(&mut self, objects: &Objects) -> Result<bool, WarehouseError> {
         let before = self.version;
         loop {
-            let read_at = Moment::now();
+            let read_at = ClockReading::now();
             let Some(actions) = log::read_commit(objects, self.version + 1)? else {
                 self.read_at = read_at;
                 return Ok(self.version > before);
             };
-            self.take_in(&actions)?;
+            self.apply(&actions)?;
         }
     }
 
-    /// Puts the next version. False when somebody else did.
+    /// Puts the next version. Returns false if another process has put it.
     pub(super) fn append(
         &mut self,
         objects: &Objects,
@@ -108,26 +108,26 @@ impl Tail {
     ) -> Result<bool, WarehouseError> {
         let mut lines = vec![info(operation)];
         lines.extend_from_slice(actions);
-        let read_at = Moment::now();
+        let read_at = ClockReading::now();
         let created = objects.create(LOG, &log::commit_name(self.version + 1), &action::encode(&lines)?)?;
         if created {
-            self.take_in(actions)?;
+            self.apply(actions)?;
             self.read_at = read_at;
         }
         Ok(created)
     }
 
-    /// True when versions may have come and gone again since the log's end was read: one that is put now could be one
-    /// that was there.
+    /// Whether versions may have been written and cleaned up since the end of the log was read. A version that is put now
+    /// could then be a duplicate of one of them.
     pub(super) fn is_outdated(&self, retention: Duration) -> bool {
         self.read_at.age() > retention / 2
     }
 
-    /// Which of the files the log names. What is not remembered is read.
+    /// The state of each file. Reads the log for files that are not cached.
     pub(super) fn states_of(&mut self, objects: &Objects, paths: &[String]) -> Result<Vec<PathState>, WarehouseError> {
         let unknown: Vec<&String> = paths.iter().filter(|path| self.states.get(path) == PathState::Unknown).collect();
         if !unknown.is_empty() {
-            self.look_back(objects, &unknown)?;
+            self.read_back(objects, &unknown)?;
         }
         let state = |path: &String| match self.states.get(path) {
             PathState::Unknown => PathState::Unlogged,
@@ -136,8 +136,8 @@ impl Tail {
         Ok(paths.iter().map(state).collect())
     }
 
-    /// Takes note of all files that the log names, or of those that are wanted when they are too many.
-    fn look_back(&mut self, objects: &Objects, wanted: &[&String]) -> Result<(), WarehouseError> {
+    /// Caches the states of all files in the log, or only of the wanted ones if there are too many.
+    fn read_back(&mut self, objects: &Objects, wanted: &[&String]) -> Result<(), WarehouseError> {
         let wanted: HashSet<&str> = wanted.iter().map(|path| path.as_str()).collect();
         let listing = Listing::read(objects)?;
         let (version, files) = listing.checkpoint(self.version).unwrap_or((-1, &[]));
@@ -153,9 +153,9 @@ impl Tail {
                 }
             }
         };
-        // The newest first: what is noted stays.
+        // Newest first: earlier entries do not overwrite later ones.
         for version in (version + 1..=self.version).rev() {
-            note(&log::read_known(objects, version)?);
+            note(&log::read_existing(objects, version)?);
         }
         for file in files {
             checkpoint_rows::read(objects, file, Columns::Files, &mut |actions| {
@@ -170,8 +170,8 @@ impl Tail {
         Ok(())
     }
 
-    fn take_in(&mut self, actions: &[Action]) -> Result<(), WarehouseError> {
-        let mut read = Opening { adopted: self.adopted, ..Opening::default() };
+    fn apply(&mut self, actions: &[Action]) -> Result<(), WarehouseError> {
+        let mut read = TableActions { adopted: self.adopted, ..TableActions::default() };
         actions.iter().for_each(|action| read.note(action));
         if let Some(protocol) = read.protocol {
             check(protocol)?;
@@ -185,16 +185,16 @@ impl Tail {
     }
 }
 
-/// What there is one of in a table.
+/// The actions that do not concern files.
 #[derive(Default)]
-struct Opening {
+struct TableActions {
     protocol: Option<Protocol>,
     metadata: Option<Metadata>,
     adopted: bool,
     imports: BTreeMap<String, i64>,
 }
 
-impl Opening {
+impl TableActions {
     fn note(&mut self, action: &Action) {
         self.protocol = action.protocol.or(self.protocol);
         if let Some(metadata) = &action.meta_data {

@@ -91,7 +91,7 @@ fn table(dir: &TempDir) -> (BTreeMap<String, (i64, u64)>, i64) {
         checkpoint_rows::read(&objects, file, Columns::All, each).unwrap();
     }
     for version in version + 1..=latest {
-        actions.extend(log::read_known(&objects, version).unwrap());
+        actions.extend(log::read_existing(&objects, version).unwrap());
     }
     let mut table = BTreeMap::new();
     for action in actions {

@@ -1,21 +1,21 @@
-//! The rows of one person leave the lake: every file that holds some is replaced by one without them.
+//! Erasure: removes the rows of one person by replacing every file that contains some with a file without them.
 //!
 //! ```text
-//! every file:  footer ── bounds of the column ── Bloom filter ── the column itself      which hold rows of the person
-//! every partition that has one:  lease, the files again without these rows, one commit, the old files removed
+//! every file:  footer ── bounds of the column ── Bloom filter ── the column itself      → files with rows of the person
+//! each partition with such files:  lease, rewrite without these rows, one commit, remove the old files
 //! ```
 //!
 //! Invariants: a reader of the log sees a file with all of the person's rows or with none; the other rows of a file are in
-//! the table all the time, each once, and keep their sequences in the footer. It may be killed at any moment and begun anew:
-//! what is done stays done. Nothing is known of the bus: what is on its way there goes into the lake later, so whoever erases
-//! sees to the bus first.
+//! the table at all times, each once, and their sequences stay in the footer. An erasure may be killed at any point and
+//! restarted; completed work stays. This module knows nothing of the bus: events in flight there reach the lake later, so
+//! the caller erases them from the bus first.
 
 mod search;
 
 #[cfg(test)]
 mod tests;
 
-use super::delta::{Change, Delta, Named};
+use super::delta::{Change, Delta, FileState};
 use super::error::WarehouseErrorKind;
 use super::layout::Partition;
 use super::maintenance::{
@@ -29,9 +29,9 @@ use crate::warehouse::fenced;
 use crate::warehouse::handle::Shared;
 use crate::warehouse::storage::Listed;
 
-/// Files that one commit replaces: the footers of the new ones are in memory until then.
+/// Files replaced per commit. The footers of the new files are in memory until then.
 const COMMIT_FILES_MAX: usize = 256;
-/// How often a partition is looked at again whose files others replaced meanwhile.
+/// Attempts to search a partition whose files are being replaced.
 const SEARCH_ATTEMPTS_MAX: u32 = 5;
 
 /// A partition that holds rows of the person.
@@ -43,23 +43,23 @@ pub struct PersonalFiles {
     pub rows: u64,
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Clone, Debug, Default)]
 pub struct PersonSearch {
     pub partitions: u64,
     pub files: u64,
     pub found: Vec<PersonalFiles>,
-    /// Files that cannot be read: whether they hold rows of the person is not known.
+    /// Unreadable files, which may hold rows of the person.
     pub unreadable: Vec<String>,
 }
 
-/// What became of one partition.
+/// The result for one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ErasureOutcome {
     Done(Erased),
-    /// Another worker is at it.
+    /// Another worker holds the lease.
     Busy,
-    /// Others changed its files meanwhile: nothing was done.
+    /// Another process changed its files meanwhile. Nothing was done.
     Overtaken,
     Stopped,
 }
@@ -72,9 +72,9 @@ pub struct Erased {
     pub bytes_written: u64,
     pub rows_erased: u64,
     pub rows_kept: u64,
-    /// Files out of the table that still hold rows of the person: a vacuum removes them.
+    /// Files that left the table but still hold rows of the person. A vacuum removes them.
     pub files_waiting: u64,
-    /// Files that hold rows of the person, or may, and stay: each with the reason.
+    /// Remaining files that hold or may hold rows of the person, each with the reason.
     pub left: Vec<String>,
 }
 
@@ -92,7 +92,7 @@ impl Erased {
 }
 
 impl Warehouse {
-    /// Looks through the lake for the rows of a person, in the app that is named or in all, as long as `go_on` says so.
+    /// Searches the lake for rows of a person, in the given app or in all apps, while `go_on` returns true.
     pub async fn find_person(
         &self,
         person: &Person,
@@ -106,7 +106,7 @@ impl Warehouse {
         .await
     }
 
-    /// Erases the rows of a person from one partition, whatever its app is.
+    /// Erases the rows of a person from one partition. Ignores the person's app.
     pub async fn erase(
         &self,
         partition: &Partition,
@@ -133,10 +133,10 @@ fn find(
     each_partition(objects, &filter, &mut |partition, listed| {
         let directory = objects.directory(&partition);
         let (mut files, mut attempt) = (data_files(listed), 1);
-        let looked = loop {
-            match search::look(objects, &directory, &files, &person.id, &mut || Ok(())) {
-                Ok(looked) => break looked,
-                // Others replace files at any time.
+        let counts = loop {
+            match search::count_rows(objects, &directory, &files, &person.id, &mut || Ok(())) {
+                Ok(counts) => break counts,
+                // Other processes may replace files at any time.
                 Err(Halt::Failed(error))
                     if attempt < SEARCH_ATTEMPTS_MAX && error.kind == WarehouseErrorKind::Unavailable =>
                 {
@@ -150,8 +150,8 @@ fn find(
         done.partitions += 1;
         done.files += files.len() as u64;
         let mut found = PersonalFiles { partition, files: 0, bytes: 0, rows: 0 };
-        for (file, looked) in files.iter().zip(looked) {
-            match looked {
+        for (file, count) in files.iter().zip(counts) {
+            match count {
                 Ok(0) => {}
                 Ok(rows) => {
                     found.files += 1;
@@ -192,12 +192,12 @@ fn erase(
             let scratch = job.scratch()?;
             let (mut replaced, mut outputs) = (Vec::new(), Vec::new());
             for input in inputs {
-                match without(job, input, person, &scratch, &mut erased) {
+                match rewrite_without(job, input, person, &scratch, &mut erased) {
                     Ok(parts) => {
                         replaced.push(input.clone());
                         outputs.extend(parts);
                     }
-                    // One that cannot be read keeps no other back.
+                    // An unreadable file does not stop the others from being erased.
                     Err(Halt::Damaged { file, error }) => {
                         job.footers.damaged.note(job.directory, &file, &error);
                         erased.left.push(left(job, &file, "it cannot be read"));
@@ -228,34 +228,34 @@ fn erase(
     })
 }
 
-/// The files of the table that hold rows of the person. The others that do are noted.
+/// Returns the files of the table that hold rows of the person. Adds other files that do to `erased`.
 fn personal_files(job: &mut Job<'_>, person: &PersonId, erased: &mut Erased) -> Result<Vec<Listed>, Halt> {
     let listed = job.clean_up()?;
     let (objects, directory) = (job.objects, job.directory);
-    let looked = search::look(objects, directory, &listed, person, &mut || job.tick())?;
+    let counts = search::count_rows(objects, directory, &listed, person, &mut || job.tick())?;
     let names: Vec<&str> = listed.iter().map(|file| file.name.as_str()).collect();
-    let named = job.delta.named(objects, job.partition, &names)?;
+    let states = job.delta.file_states(objects, job.partition, &names)?;
     let fenced_marks = job.fenced_marks()?;
     let mut files = Vec::new();
-    for ((file, looked), named) in listed.iter().zip(looked).zip(named) {
-        match (looked, named) {
+    for ((file, count), state) in listed.iter().zip(counts).zip(states) {
+        match (count, state) {
             (Ok(0), _) => {}
-            (Ok(_), Named::Removed) => erased.files_waiting += 1,
-            (Ok(_), Named::No) => {
+            (Ok(_), FileState::Removed) => erased.files_waiting += 1,
+            (Ok(_), FileState::Unlogged) => {
                 erased.left.push(left(
                     job,
                     file,
                     "it is not in the table yet: run causality lake init, and this again",
                 ));
             }
-            (Ok(_), Named::InTable) if fenced_marks.contains(&fenced::mark_name(&file.name)) => {
+            (Ok(_), FileState::InTable) if fenced_marks.contains(&fenced::mark_name(&file.name)) => {
                 erased.left.push(left(
                     job,
                     file,
                     "it was stored late and waits to be settled by a sink: try again then",
                 ));
             }
-            (Ok(_), Named::InTable) => files.push(file.clone()),
+            (Ok(_), FileState::InTable) => files.push(file.clone()),
             (Err(error), _) => {
                 job.footers.damaged.note(directory, file, &error);
                 erased.left.push(left(job, file, "it cannot be read"));
@@ -276,8 +276,8 @@ fn is_of(person: &PersonId, row: &StoredRow<'_>) -> bool {
     }
 }
 
-/// The file once more without the person's rows; no file when it has no others.
-fn without(
+/// Rewrites a file without the person's rows. Returns no file if there are no other rows.
+fn rewrite_without(
     job: &mut Job<'_>,
     input: &Input,
     person: &PersonId,

@@ -1,6 +1,6 @@
-//! Which files hold rows of a person: asked of the bounds, then of the Bloom filter, and only then of the values.
+//! Finds files with rows of a person: by the column's bounds, then by its Bloom filter, and only then by the values.
 //!
-//! Reads the end of each file, and of nearly all nothing more. Knows nothing of what is done with the answer.
+//! Reads the end of each file, and for nearly all files nothing more.
 
 use std::sync::Arc;
 
@@ -19,20 +19,20 @@ use crate::warehouse::maintenance::Halt;
 use crate::warehouse::storage::{Listed, Objects};
 
 const CONTEXT: &str = "look for rows of a person";
-/// Files that are opened together, and what is read of their ends: footer and filters of most files.
+/// Files opened together, and the bytes read from their ends, which cover the footer and filters of most files.
 const FILES_TOGETHER: usize = 64;
 const END_BYTES: usize = 128 << 10;
 const BATCH_ROWS: usize = 8_192;
 
-/// The rows of the person in each file; an error of those that are damaged.
-pub(super) fn look(
+/// Counts the rows of the person in each file. The result of a damaged file is an error.
+pub(super) fn count_rows(
     objects: &Objects,
     directory: &str,
     files: &[Listed],
     person: &PersonId,
     tick: &mut dyn FnMut() -> Result<(), Halt>,
 ) -> Result<Vec<Result<u64, WarehouseError>>, Halt> {
-    let mut looked = Vec::with_capacity(files.len());
+    let mut counts = Vec::with_capacity(files.len());
     for files in files.chunks(FILES_TOGETHER) {
         tick()?;
         let sources = objects.open_together(directory, files, END_BYTES);
@@ -42,17 +42,17 @@ pub(super) fn look(
                 Err(error) if error.kind != WarehouseErrorKind::Corrupt => {
                     return Err(Halt::of(error, directory, file));
                 }
-                rows => looked.push(rows),
+                rows => counts.push(rows),
             }
         }
     }
-    Ok(looked)
+    Ok(counts)
 }
 
 fn rows_in<R: ChunkReader + 'static>(source: R, person: &PersonId) -> Result<u64, WarehouseError> {
     let metadata = footer::read(&source)?;
     let columns = metadata.file_metadata().schema_descr().columns();
-    // Files of before the column was there hold no such ids.
+    // A file from before the column was added has no such ids.
     let Some(column) = columns.iter().position(|column| column.name() == person.field()) else { return Ok(0) };
     let mut groups = Vec::new();
     for (place, group) in metadata.row_groups().iter().enumerate() {
@@ -63,11 +63,11 @@ fn rows_in<R: ChunkReader + 'static>(source: R, person: &PersonId) -> Result<u64
     if groups.is_empty() { Ok(0) } else { count(source, metadata, groups, person) }
 }
 
-/// False when bounds or filter rule it out.
+/// Returns false if the bounds or the filter rule the id out.
 fn may_hold(source: &impl ChunkReader, chunk: &ColumnChunkMetaData, id: &str) -> Result<bool, WarehouseError> {
     if let Some(statistics) = chunk.statistics()
         && let (Some(min), Some(max)) = (statistics.min_bytes_opt(), statistics.max_bytes_opt())
-        // Bounds that were cut short may be too wide and never too narrow.
+        // Truncated bounds may be too wide, but never too narrow.
         && !(min <= id.as_bytes() && id.as_bytes() <= max)
     {
         return Ok(false);

@@ -27,7 +27,7 @@ use super::marks::{self, marked_by};
 use super::write::FencedWrite;
 use crate::warehouse::catalog::footers::{FooterCache, PartitionFooters, RowId};
 use crate::warehouse::columns::promoted::PromotedColumns;
-use crate::warehouse::delta::{Delta, Named};
+use crate::warehouse::delta::{Delta, FileState};
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 use crate::warehouse::file::{rewrite, scan};
 use crate::warehouse::layout::{MARKS, Partition, mark_name};
@@ -94,7 +94,7 @@ pub(crate) fn reconcile(
         // An earlier attempt may have replaced it.
         let is_other = all.listed(&write.name).is_some_and(|file| file.bytes != write.bytes.len() as u64);
         let replaced = is_other || matches!(outcome, Reconciled::Replaced { .. });
-        log.settle(objects, &footers.damaged, &write.partition, &write.name, replaced)?;
+        log.reconcile(objects, &footers.damaged, &write.partition, &write.name, replaced)?;
     }
     objects.remove(MARKS, &mark_name(&write.name))?;
     Ok(outcome)
@@ -109,8 +109,8 @@ fn unfinished(
 ) -> Result<HashSet<String>, WarehouseError> {
     let names = all.compacted();
     let Some(log) = log.filter(|_| !names.is_empty()) else { return Ok(HashSet::new()) };
-    let named = log.named(objects, partition, &names)?;
-    let unfinished = names.into_iter().zip(named).filter(|(_, named)| *named != Named::InTable);
+    let states = log.file_states(objects, partition, &names)?;
+    let unfinished = names.into_iter().zip(states).filter(|(_, state)| *state != FileState::InTable);
     Ok(unfinished.map(|(name, _)| name.to_owned()).collect())
 }
 
@@ -153,7 +153,7 @@ fn apply(
     }
     if dropped == kept.len() {
         // Readers of the log must not look for it.
-        log.map_or(Ok(()), |log| log.forget(objects, &write.partition, &write.name))?;
+        log.map_or(Ok(()), |log| log.remove_file(objects, &write.partition, &write.name))?;
         objects.remove(&directory, &write.name)?;
         return Ok(Reconciled::Removed { rows: dropped });
     }

@@ -10,7 +10,7 @@ use super::partitions::{data_files, is_orphan};
 use super::scratch;
 use crate::warehouse::WarehouseError;
 use crate::warehouse::catalog::footers::FooterCache;
-use crate::warehouse::delta::{Delta, Named};
+use crate::warehouse::delta::{Delta, FileState};
 use crate::warehouse::layout::Partition;
 use crate::warehouse::storage::{Listed, Objects};
 
@@ -26,12 +26,12 @@ pub(in crate::warehouse) fn clean_up(
     let directory = objects.directory(partition);
     let listed = data_files(objects.list(&directory)?);
     let names: Vec<&str> = listed.iter().map(|file| file.name.as_str()).collect();
-    let named = delta.named(objects, partition, &names)?;
-    let orphans = names.iter().zip(&named).filter(|(name, named)| is_orphan(name, **named)).map(|(name, _)| *name);
+    let states = delta.file_states(objects, partition, &names)?;
+    let orphans = names.iter().zip(&states).filter(|(name, state)| is_orphan(name, **state)).map(|(name, _)| *name);
     let mut gone = abandon(objects, delta, partition, orphans)?;
     if !keep_replaced {
-        for (file, named) in listed.iter().zip(&named) {
-            if *named == Named::Removed && !footers.damaged.has(&directory, file) {
+        for (file, state) in listed.iter().zip(&states) {
+            if *state == FileState::Removed && !footers.damaged.has(&directory, file) {
                 objects.remove(&directory, &file.name)?;
                 gone.push(file.name.clone());
             }
@@ -54,10 +54,10 @@ pub(super) fn abandon<'a>(
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let named = delta.give_up(objects, partition, &names)?;
+    let states = delta.abandon(objects, partition, &names)?;
     let mut gone = Vec::new();
-    for (name, named) in names.into_iter().zip(named) {
-        if named != Named::InTable {
+    for (name, state) in names.into_iter().zip(states) {
+        if state != FileState::InTable {
             objects.remove(&objects.directory(partition), name)?;
             gone.push(name.to_owned());
         }

@@ -17,7 +17,7 @@ use crate::base::backoff::{Backoff, random_unit};
 use crate::base::faults;
 use crate::warehouse::catalog::footers::FooterCache;
 use crate::warehouse::columns::promoted::PromotedColumns;
-use crate::warehouse::delta::{Change, Delta, Named, NewFile};
+use crate::warehouse::delta::{Change, Delta, FileState, NewFile};
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::handle::Shared;
 use crate::warehouse::layout::Partition;
@@ -157,13 +157,13 @@ impl Job<'_> {
         let listed = self.objects.list(self.directory)?;
         let (there, fenced_marks) = (listed.iter().collect::<Vec<_>>(), self.fenced_marks()?);
         let names: Vec<&str> = inputs.iter().map(|input| input.file.name.as_str()).collect();
-        let named = self.delta.named(self.objects, self.partition, &names)?;
-        let is_same = |(input, named): (&Input, Named)| {
-            named == Named::InTable
+        let states = self.delta.file_states(self.objects, self.partition, &names)?;
+        let is_same = |(input, state): (&Input, FileState)| {
+            state == FileState::InTable
                 && there.contains(&&input.file)
                 && !fenced_marks.contains(&fenced::mark_name(&input.file.name))
         };
-        let same = inputs.iter().zip(named).all(is_same);
+        let same = inputs.iter().zip(states).all(is_same);
         if same && self.lease.is_ours(self.objects)? {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use super::lease;
 use crate::warehouse::WarehouseError;
-use crate::warehouse::delta::Named;
+use crate::warehouse::delta::FileState;
 use crate::warehouse::layout::{Partition, is_compacted, is_data_file};
 use crate::warehouse::storage::{Listed, Objects, Walked};
 
@@ -59,6 +59,6 @@ pub(in crate::warehouse) fn data_files(mut listed: Vec<Listed>) -> Vec<Listed> {
 }
 
 /// Whether a file is an output that was never committed.
-pub(in crate::warehouse) fn is_orphan(name: &str, named: Named) -> bool {
-    is_compacted(name) && named == Named::No
+pub(in crate::warehouse) fn is_orphan(name: &str, state: FileState) -> bool {
+    is_compacted(name) && state == FileState::Unlogged
 }

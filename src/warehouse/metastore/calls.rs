@@ -1,5 +1,5 @@
-//! The calls that are made, all of which Hive 4.0.0 and 4.0.1 answer: later versions lack the older forms that take no
-//! request. The numbers are the field ids of `hive_metastore.thrift`.
+//! The calls to the metastore. All of them exist since Hive 4.0.0; later versions lack the older forms that take no request
+//! struct. The numbers are the field ids of `hive_metastore.thrift`.
 
 use super::client::{Call, Client};
 use super::error::{Failure, FailureKind};
@@ -21,22 +21,22 @@ const ADD_PARTITIONS: Call =
 const DROP_PARTITIONS: Call =
     Call { name: "drop_partitions_req", throws: &[FailureKind::Missing, FailureKind::Refused] };
 
-/// The catalog that every metastore has. Only the call for a database does not take it for granted.
+/// The default catalog, which every metastore has. Only the call for a database must name it.
 const CATALOG: &str = "hive";
-/// Whom databases and tables belong to.
+/// The owner of databases and tables.
 const OWNER: &str = "causality";
-/// The number of `PrincipalType.USER`.
+/// The value of `PrincipalType.USER`.
 const USER: i32 = 1;
-/// Names of one call. There are at most 8,784 hours in a year.
+/// Partition names per call. A year has at most 8,784 hours.
 const NAMES_MAX: i16 = i16::MAX;
 
 impl Client {
     pub(super) async fn has_database(&mut self, name: &str) -> Result<bool, Failure> {
         let request = Struct::from([(1, Value::text(name)), (2, Value::text(CATALOG))]);
-        found(self.call(&GET_DATABASE, argument(request)).await).map(|database| database.is_some())
+        none_if_missing(self.call(&GET_DATABASE, argument(request)).await).map(|database| database.is_some())
     }
 
-    /// Nothing to be done when somebody else was faster.
+    /// Succeeds if it exists already.
     pub(super) async fn create_database(&mut self, name: &str) -> Result<(), Failure> {
         let database = Struct::from([
             (1, Value::text(name)),
@@ -45,12 +45,12 @@ impl Client {
             (6, Value::text(OWNER)),
             (7, Value::I32(USER)),
         ]);
-        unless_there(self.call(&CREATE_DATABASE, argument(database)).await)
+        ok_if_exists(self.call(&CREATE_DATABASE, argument(database)).await)
     }
 
     pub(super) async fn table(&mut self, database: &str, name: &str) -> Result<Option<Struct>, Failure> {
         let request = Struct::from([(1, Value::text(database)), (2, Value::text(name))]);
-        let answer = found(self.call(&GET_TABLE, argument(request)).await)?;
+        let answer = none_if_missing(self.call(&GET_TABLE, argument(request)).await)?;
         let Some(Value::Struct(mut answer)) = answer else { return Ok(None) };
         match answer.remove(&1) {
             Some(Value::Struct(table)) => Ok(Some(table)),
@@ -58,11 +58,11 @@ impl Client {
         }
     }
 
-    /// Nothing to be done when somebody else was faster.
+    /// Succeeds if it exists already.
     pub(super) async fn create_table(&mut self, mut table: Struct) -> Result<(), Failure> {
         table.extend([(3, Value::text(OWNER)), (18, Value::I32(USER))]);
         let request = Struct::from([(1, Value::Struct(table)), (2, without_statistics())]);
-        unless_there(self.call(&CREATE_TABLE, argument(request)).await)
+        ok_if_exists(self.call(&CREATE_TABLE, argument(request)).await)
     }
 
     pub(super) async fn alter_table(&mut self, database: &str, name: &str, table: Struct) -> Result<(), Failure> {
@@ -75,8 +75,8 @@ impl Client {
         self.call(&ALTER_TABLE, argument(request)).await.map(|_| ())
     }
 
-    /// The names of the partitions that begin with these values, such as `app_id=shop/year=2026/…`; some more may be
-    /// among them.
+    /// The names of the partitions that begin with these values, such as `app_id=shop/year=2026/…`. The result may contain
+    /// others.
     pub(super) async fn partition_names(
         &mut self,
         database: &str,
@@ -95,7 +95,7 @@ impl Client {
         Ok(names.into_iter().filter_map(Value::into_text).collect())
     }
 
-    /// Adds those that are not there.
+    /// Adds the partitions that do not exist yet.
     pub(super) async fn add_partitions(
         &mut self,
         database: &str,
@@ -106,14 +106,14 @@ impl Client {
             (1, Value::text(database)),
             (2, Value::text(table)),
             (3, Value::structs(partitions)),
-            // If they are absent, and without an answer that repeats them.
+            // Only if absent, and without repeating them in the reply.
             (4, Value::Bool(true)),
             (5, Value::Bool(false)),
         ]);
         self.call(&ADD_PARTITIONS, argument(request)).await.map(|_| ())
     }
 
-    /// Drops those that are there, by their names. Their files stay.
+    /// Drops partitions by their names, ignoring missing ones. Their files stay.
     pub(super) async fn drop_partitions(
         &mut self,
         database: &str,
@@ -124,33 +124,33 @@ impl Client {
             (1, Value::text(database)),
             (2, Value::text(table)),
             (3, Value::Struct(Struct::from([(1, Value::texts(names))]))),
-            // No files, if they are there, and without an answer that repeats them.
+            // Keep the files, only if they exist, and without repeating them in the reply.
             (4, Value::Bool(false)),
             (5, Value::Bool(true)),
             (8, Value::Bool(false)),
         ]);
-        found(self.call(&DROP_PARTITIONS, argument(request)).await).map(|_| ())
+        none_if_missing(self.call(&DROP_PARTITIONS, argument(request)).await).map(|_| ())
     }
 }
 
-/// The only argument of a call.
+/// The arguments of a call that takes a single request.
 fn argument(request: Struct) -> Struct {
     Struct::from([(1, Value::Struct(request))])
 }
 
-/// An `EnvironmentContext`: else the metastore would list the whole table to count its files.
+/// An `EnvironmentContext` that keeps the metastore from listing the whole table to count its files.
 fn without_statistics() -> Value {
     Value::Struct(Struct::from([(1, Value::properties(&[("DO_NOT_UPDATE_STATS", "true")]))]))
 }
 
-fn found(answer: Result<Option<Value>, Failure>) -> Result<Option<Value>, Failure> {
+fn none_if_missing(answer: Result<Option<Value>, Failure>) -> Result<Option<Value>, Failure> {
     match answer {
         Err(failure) if failure.kind == FailureKind::Missing => Ok(None),
         answer => answer,
     }
 }
 
-fn unless_there(answer: Result<Option<Value>, Failure>) -> Result<(), Failure> {
+fn ok_if_exists(answer: Result<Option<Value>, Failure>) -> Result<(), Failure> {
     match answer {
         Err(failure) if failure.kind == FailureKind::Exists => Ok(()),
         answer => answer.map(|_| ()),

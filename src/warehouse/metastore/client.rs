@@ -1,7 +1,7 @@
-//! One connection to a metastore, or to the first of several that answers.
+//! One connection to a metastore, or to the first of several that can be reached.
 //!
-//! Invariant: a call ends within [`CALL_TIMEOUT`], and a connection on which anything went wrong is not used again.
-//! Every call may be made twice: a connection that was idle may turn out to be closed.
+//! Invariant: a call ends within [`CALL_TIMEOUT`], and a connection is not reused after any error. A call may be sent
+//! twice, because an idle connection may turn out to be closed.
 
 use std::io;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use super::error::{Failure, FailureKind, shown};
 use super::wire::{self, Reply, Struct, Value, WireError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A metastore looks at the directory of each partition that it is given.
+/// Generous, because a metastore checks the directory of each partition that is added.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// The number of a `TApplicationException` that says that the server has no such call.
+/// The type of a `TApplicationException` for a call that the server does not have.
 const UNKNOWN_METHOD: i32 = 1;
 
-/// A call that a metastore answers, and the exceptions that it declares, in the order of their ids from 1.
+/// A call of the metastore, and the exceptions that it declares, in the order of their ids from 1.
 pub(super) struct Call {
     pub(super) name: &'static str,
     pub(super) throws: &'static [FailureKind],
@@ -28,18 +28,18 @@ pub(super) struct Call {
 pub(super) struct Client {
     /// `host:port`.
     addresses: Vec<String>,
-    /// The address that is used, or tried next.
-    place: usize,
+    /// The index of the current address, or of the next one to try.
+    address_index: usize,
     connection: Option<BufReader<TcpStream>>,
     sequence: i32,
 }
 
 impl Client {
     pub(super) fn new(addresses: Vec<String>) -> Self {
-        Self { addresses, place: 0, connection: None, sequence: 0 }
+        Self { addresses, address_index: 0, connection: None, sequence: 0 }
     }
 
-    /// Makes a call; its answer is the field 0 of the result.
+    /// Makes a call and returns field 0 of its result.
     pub(super) async fn call(&mut self, call: &Call, arguments: Struct) -> Result<Option<Value>, Failure> {
         let deadline = Instant::now() + CALL_TIMEOUT;
         let was_idle = self.connection.is_some();
@@ -68,7 +68,7 @@ impl Client {
     }
 
     fn address(&self) -> String {
-        format!("thrift://{}", self.addresses[self.place])
+        format!("thrift://{}", self.addresses[self.address_index])
     }
 
     async fn attempt(&mut self, call: &Call, arguments: &Struct, deadline: Instant) -> Result<Reply, WireError> {
@@ -88,11 +88,11 @@ impl Client {
         Ok(reply)
     }
 
-    /// Tries each address once, beginning with the last that was used.
+    /// Tries each address once, starting with the last one used.
     async fn connect(&mut self) -> io::Result<BufReader<TcpStream>> {
         let mut failed = None;
         for _ in 0..self.addresses.len() {
-            let connecting = TcpStream::connect(&self.addresses[self.place]);
+            let connecting = TcpStream::connect(&self.addresses[self.address_index]);
             let connected = timeout_at(Instant::now() + CONNECT_TIMEOUT, connecting).await;
             match connected.unwrap_or_else(|_| Err(timed_out())) {
                 Ok(stream) => {
@@ -101,15 +101,15 @@ impl Client {
                 }
                 Err(error) => failed = Some(error),
             }
-            self.place = (self.place + 1) % self.addresses.len();
+            self.address_index = (self.address_index + 1) % self.addresses.len();
         }
         Err(failed.unwrap_or_else(timed_out))
     }
 
     fn failed(&mut self, call: &Call, error: WireError) -> Failure {
         let address = self.address();
-        // Another one may be better.
-        self.place = (self.place + 1) % self.addresses.len();
+        // Try another address next time.
+        self.address_index = (self.address_index + 1) % self.addresses.len();
         let (kind, text) = match error {
             WireError::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
                 (FailureKind::Unreachable, format!("{address} does not answer in time ({})", call.name))
@@ -139,13 +139,13 @@ fn timed_out() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
 }
 
-/// The field 0, or the exception that stands in its place.
+/// Returns field 0 of the result, or the exception that replaces it.
 fn result(call: &Call, mut fields: Struct) -> Result<Option<Value>, Failure> {
     if let Some(value) = fields.remove(&0) {
         return Ok(Some(value));
     }
     let Some((id, thrown)) = fields.pop_first() else { return Ok(None) };
-    let kind = usize::try_from(id - 1).ok().and_then(|place| call.throws.get(place));
+    let kind = usize::try_from(id - 1).ok().and_then(|index| call.throws.get(index));
     let text = thrown.as_struct().and_then(|thrown| thrown.get(&1)?.as_text()).unwrap_or("it does not say why");
     let text = format!("it refuses {}: {}", call.name, shown(text));
     Err(Failure::new(kind.copied().unwrap_or(FailureKind::Refused), text))

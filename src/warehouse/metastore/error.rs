@@ -1,8 +1,8 @@
-//! What can go wrong with a metastore, sorted by what people can do about it.
+//! Failures of a metastore, classified by what an operator can do about them.
 
 use std::fmt;
 
-/// Of a text that the server sends, what is shown.
+/// Texts of the server are truncated to this length in messages.
 const SHOWN_CHARS_MAX: usize = 300;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,26 +13,26 @@ pub(super) struct Failure {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FailureKind {
-    /// It does not answer, or not in time.
+    /// It does not answer in time.
     Unreachable,
-    /// What answers is no metastore, or asks for an authentication that is not supported.
+    /// The peer is not a metastore, or requires an unsupported authentication.
     Protocol,
-    /// It lacks a call.
+    /// It is too old and lacks a call.
     Old,
-    /// It has a table of the name that is not ours.
+    /// It has a table of the same name that is not ours.
     Conflict,
     /// It has no such database, table or partition.
     Missing,
-    /// It has one already.
+    /// The database, table or partition exists already.
     Exists,
-    /// It refuses the call, or failed in it.
+    /// It rejected the call, or failed while processing it.
     Refused,
     /// The warehouse could not be listed.
     Warehouse,
 }
 
 impl FailureKind {
-    /// A metric label.
+    /// The value of the metric label.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
@@ -57,7 +57,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A text of the server on one line, cut short.
+/// A text of the server on one line, truncated.
 pub(super) fn shown(text: &str) -> String {
     let printable = |c: char| if c.is_control() { ' ' } else { c };
     let mut shown: String = text.trim().chars().take(SHOWN_CHARS_MAX).map(printable).collect();

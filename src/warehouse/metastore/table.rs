@@ -1,11 +1,11 @@
-//! What the metastore is told: the table of the files, its partitions, and the table of the Delta log beside it; and
-//! whether what it has under these names already is ours.
+//! Builds the definitions that are registered: the table of the files, its partitions, and the table of the Delta log. Also
+//! checks whether existing tables of these names are ours.
 
 use super::error::{Failure, FailureKind, shown};
 use super::wire::{Kind, Struct, Value};
 use crate::warehouse::layout::Partition;
 
-/// With their types. Numbers, so that `month = 3` finds what is in `month=03`.
+/// The partition columns with their types. Integers, so that `month = 3` matches `month=03`.
 const PARTITION_COLUMNS: [(&str, &str); 5] =
     [("app_id", "string"), ("year", "int"), ("month", "int"), ("day", "int"), ("hour", "int")];
 
@@ -13,37 +13,37 @@ const PARQUET_SERDE: &str = "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetH
 const PARQUET_INPUT: &str = "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat";
 const PARQUET_OUTPUT: &str = "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat";
 
-/// Those that Spark and Trino give to a Delta table: whoever takes them at their word reads nothing, rather than files
-/// that the log does not name.
+/// The formats that Spark and Trino give to a Delta table. A reader that does not know Delta reads nothing, rather than
+/// files that the log does not name.
 const DELTA_SERDE: &str = "org.apache.hadoop.hive.serde2.lazy.LazySimpleSerDe";
 const DELTA_INPUT: &str = "org.apache.hadoop.mapred.SequenceFileInputFormat";
 const DELTA_OUTPUT: &str = "org.apache.hadoop.hive.ql.io.HiveSequenceFileOutputFormat";
-/// The property that makes it a Delta table, for both.
+/// The property by which both recognize a Delta table.
 const PROVIDER: &str = "spark.sql.sources.provider";
 
-/// Fields of a table.
+/// Field ids of a table.
 const NAME: i16 = 1;
 const DATABASE: i16 = 2;
 const DESCRIPTOR: i16 = 7;
 const PARTITION_KEYS: i16 = 8;
 const PARAMETERS: i16 = 9;
 const TABLE_TYPE: i16 = 12;
-/// Fields of its storage descriptor.
+/// Field ids of its storage descriptor.
 const COLUMNS: i16 = 1;
 const LOCATION: i16 = 2;
 const INPUT: i16 = 3;
 const SERDE: i16 = 7;
 
-/// What the metastore is told of.
+/// The lake as registered in the metastore.
 #[derive(Clone, Debug)]
 pub(super) struct Lake {
     pub(super) database: String,
     pub(super) table: String,
-    /// Where readers find it.
+    /// The URI under which readers find it.
     pub(super) location: String,
     /// The columns of the files with their types in Hive.
     pub(super) columns: Vec<(String, &'static str)>,
-    /// Whether there is a Delta log, and a table is to be made of it.
+    /// Whether there is a Delta log to register.
     pub(super) delta: bool,
 }
 
@@ -55,13 +55,12 @@ pub(super) fn delta_name(lake: &Lake) -> String {
 /// The table of the files.
 pub(super) fn files_table(lake: &Lake) -> Struct {
     let descriptor = parquet(lake, lake.location.clone());
-    // To drop the table must not remove the files.
-    // Nor is anybody to look for partitions: those that are there need no repair.
+    // Dropping the table must not remove the files, and no automatic discovery should add partitions by their paths.
     let parameters = [("EXTERNAL", "TRUE"), ("external.table.purge", "false"), ("discover.partitions", "false")];
     table(lake, &lake.table, descriptor, columns(&PARTITION_COLUMNS), &parameters)
 }
 
-/// The table of the log. Its columns are in the log alone; the metastore wants one.
+/// The table of the log. Its columns are defined by the log alone; the metastore requires at least one.
 pub(super) fn delta_table(lake: &Lake) -> Struct {
     let serde = [("path", lake.location.as_str()), ("serialization.format", "1")];
     let descriptor = descriptor(
@@ -74,8 +73,8 @@ pub(super) fn delta_table(lake: &Lake) -> Struct {
     table(lake, &delta_name(lake), descriptor, columns(&[]), &parameters)
 }
 
-/// A partition of the table of the files: its values are the numbers themselves, not `03` as in its path, for a metastore
-/// compares `month = 3` with the text that it was given.
+/// A partition of the files' table. Its values are plain numbers, not `03` as in its path, because a metastore compares
+/// `month = 3` with the registered text.
 pub(super) fn partition(lake: &Lake, partition: &Partition, directory: &str) -> Struct {
     let (year, month, day, hour) = partition.date();
     let values = std::iter::once(partition.app_id.clone()).chain([year, month, day, hour].map(|n| n.to_string()));
@@ -86,7 +85,7 @@ pub(super) fn partition(lake: &Lake, partition: &Partition, directory: &str) -> 
         (4, Value::I32(0)),
         (5, Value::I32(0)),
         (6, Value::Struct(parquet(lake, format!("{}/{directory}", lake.location)))),
-        // Its files are going to be more: what was counted now would be wrong soon.
+        // More files will follow, so statistics taken now would soon be wrong.
         (7, Value::properties(&[("DO_NOT_UPDATE_STATS", "true")])),
     ])
 }
@@ -141,84 +140,84 @@ fn column(name: &str, kind: &str) -> Struct {
     Struct::from([(1, Value::text(name)), (2, Value::text(kind))])
 }
 
-/// The name and the type of each column.
+/// The name and type of each column, in lower case.
 fn named(columns: &Value) -> Vec<(String, String)> {
     let text = |fields: &Struct, id| fields.get(&id).and_then(Value::as_text).unwrap_or_default().to_lowercase();
     columns.as_items().iter().filter_map(Value::as_struct).map(|column| (text(column, 1), text(column, 2))).collect()
 }
 
-/// Compares the table of the files that is there with ours. None when it is the same; the one that it should be when
-/// it lacks columns.
+/// Compares the existing files' table with ours. Returns `None` if it is up to date, or the table with the columns that it
+/// lacks.
 pub(super) fn widened(lake: &Lake, there: &Struct) -> Result<Option<Struct>, Failure> {
-    let there_is = Existing::of(there);
+    let existing = Existing::of(there);
     let conflict = |what: String| Err(conflict(lake, &lake.table, &what));
-    let keys = named(there_is.partition_keys);
+    let keys = named(existing.partition_keys);
     let ours = PARTITION_COLUMNS.map(|(name, kind)| (name.to_owned(), kind.to_owned()));
     if keys != ours {
         return conflict(format!("is partitioned by ({}) and not by ({})", listed(&keys), listed(&ours)));
     }
-    if !there_is.text(INPUT).to_lowercase().contains("parquet") {
+    if !existing.text(INPUT).to_lowercase().contains("parquet") {
         return conflict("is not stored as Parquet".to_owned());
     }
-    if !same_place(there_is.text(LOCATION), &lake.location) {
-        let location = shown(there_is.text(LOCATION));
+    if !same_location(existing.text(LOCATION), &lake.location) {
+        let location = shown(existing.text(LOCATION));
         return conflict(format!("is at {location} and not at {}", lake.location));
     }
-    let known = named(there_is.columns);
-    let mut lacking = Vec::new();
+    let known = named(existing.columns);
+    let mut missing = Vec::new();
     for (name, kind) in &lake.columns {
         match known.iter().find(|(known, _)| known == name) {
-            None => lacking.push(Value::Struct(column(name, kind))),
+            None => missing.push(Value::Struct(column(name, kind))),
             Some((_, known)) if known == kind => {}
             Some((_, known)) => {
                 return conflict(format!("has the column {name} as {} and not as {kind}", shown(known)));
             }
         }
     }
-    if lacking.is_empty() {
+    if missing.is_empty() {
         return Ok(None);
     }
-    let columns = there_is.columns.as_items().iter().cloned().chain(lacking).collect();
-    let mut descriptor = there_is.descriptor.clone();
+    let columns = existing.columns.as_items().iter().cloned().chain(missing).collect();
+    let mut descriptor = existing.descriptor.clone();
     descriptor.insert(COLUMNS, Value::List(Kind::Struct, columns));
     let mut table = there.clone();
     table.insert(DESCRIPTOR, Value::Struct(descriptor));
     Ok(Some(table))
 }
 
-/// Compares the Delta table that is there with ours.
+/// Compares the existing Delta table with ours.
 pub(super) fn check_delta(lake: &Lake, there: &Struct) -> Result<(), Failure> {
-    let there_is = Existing::of(there);
+    let existing = Existing::of(there);
     let conflict = |what: String| Err(conflict(lake, &delta_name(lake), &what));
-    if !there_is.parameters.property(PROVIDER).is_some_and(|provider| provider.eq_ignore_ascii_case("delta")) {
+    if !existing.parameters.property(PROVIDER).is_some_and(|provider| provider.eq_ignore_ascii_case("delta")) {
         return conflict(format!("is no Delta table ({PROVIDER} is not delta)"));
     }
-    let serde = there_is.descriptor.get(&SERDE).and_then(Value::as_struct).and_then(|serde| serde.get(&3));
-    let path = serde.and_then(|parameters| parameters.property("path")).unwrap_or_else(|| there_is.text(LOCATION));
-    if !same_place(path, &lake.location) {
+    let serde = existing.descriptor.get(&SERDE).and_then(Value::as_struct).and_then(|serde| serde.get(&3));
+    let path = serde.and_then(|parameters| parameters.property("path")).unwrap_or_else(|| existing.text(LOCATION));
+    if !same_location(path, &lake.location) {
         return conflict(format!("is at {} and not at {}", shown(path), lake.location));
     }
     Ok(())
 }
 
-/// What the metastore calls a partition.
+/// The name of a partition in the metastore.
 pub(super) fn partition_name(partition: &Partition) -> String {
     let (year, month, day, hour) = partition.date();
     format!("app_id={}/year={year}/month={month}/day={day}/hour={hour}", partition.app_id)
 }
 
-/// The name that a partition has when somebody added it by its path.
+/// The name of a partition that was added by its path.
 pub(super) fn name_by_path(partition: &Partition) -> String {
     partition.to_string()
 }
 
-/// What tells a table from another one of the same name that came after it.
+/// Distinguishes a table from a later one of the same name.
 pub(super) fn identity(table: &Struct) -> (Option<Value>, Option<Value>) {
-    // The time of its creation, and where the metastore tells it an id.
+    // The creation time, and the id if the metastore returns one.
     (table.get(&4).cloned(), table.get(&25).cloned())
 }
 
-/// The parts of a table that the metastore has.
+/// The relevant parts of an existing table.
 struct Existing<'a> {
     descriptor: &'a Struct,
     columns: &'a Value,
@@ -257,8 +256,8 @@ fn listed(columns: &[(String, String)]) -> String {
     shown(&columns.join(", "))
 }
 
-/// `s3`, `s3a` and `s3n` name one store, `file:/` and `file:///` one directory.
-fn same_place(one: &str, other: &str) -> bool {
+/// `s3`, `s3a` and `s3n` name the same store, `file:/` and `file:///` the same directory.
+fn same_location(one: &str, other: &str) -> bool {
     fn plain(location: &str) -> (&str, &str) {
         let (scheme, path) = location.split_once(':').unwrap_or(("", location));
         let scheme = if matches!(scheme, "s3a" | "s3n") { "s3" } else { scheme };
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_added_and_whatever_else_the_table_has_stays() {
+    fn columns_are_added_and_the_rest_of_the_table_stays() {
         let older = lake();
         let mut there = files_table(&older);
         there.insert(99, Value::text("of a later version"));
@@ -317,12 +316,12 @@ mod tests {
         assert_eq!(widened(&newer, &wider).unwrap(), None);
         let names: Vec<String> = named(Existing::of(&wider).columns).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["id", "timestamp_ms", "user_id"]);
-        // And somebody's own column is no conflict.
+        // An additional column is no conflict.
         assert_eq!(widened(&lake(), &wider).unwrap(), None);
     }
 
     #[test]
-    fn another_table_of_the_name_is_told_with_the_difference() {
+    fn a_conflicting_table_is_reported_with_the_difference() {
         let lake = lake();
         let elsewhere = Lake { location: "s3a://other".to_owned(), ..lake.clone() };
         let typed = Lake { columns: typed(&[("timestamp_ms", "string")]), ..lake.clone() };
@@ -345,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_the_same_however_they_are_written() {
+    fn equivalent_locations_are_equal() {
         for (one, other, same) in [
             ("file:/srv/lake", "file:///srv/lake/", true),
             ("s3://lake/raw", "s3n://lake/raw", true),
@@ -353,7 +352,7 @@ mod tests {
             ("s3://lake/raw", "s3://lake/Raw", false),
             ("", "file:///", false),
         ] {
-            assert_eq!(same_place(one, other), same, "{one} {other}");
+            assert_eq!(same_location(one, other), same, "{one} {other}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Peers that are no metastores, or not as they should be: each is told for what it is, takes no memory and no time.
+//! Peers that are not metastores, or misbehave: each is reported as what it is, without taking much memory or time.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::client::Client;
 use super::error::{Failure, FailureKind};
 
-/// Answers the first `answers` calls of each connection with these bytes, then closes it; the last answer may be no
-/// whole one. Its threads end with the test's process.
+/// Answers the first call of each connection with these bytes, which may be incomplete, then closes it. Its thread ends
+/// with the test process.
 fn peer(answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -23,7 +23,7 @@ fn peer(answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> String {
     address
 }
 
-/// The beginning of an answer of this kind to the call.
+/// The head of a reply of this type to the call.
 fn head(call: &[u8], kind: u8) -> Vec<u8> {
     let name_length = u32::from_be_bytes(call[4..8].try_into().unwrap()) as usize;
     let mut head = call[..12 + name_length].to_vec();
@@ -37,7 +37,7 @@ async fn ask(address: String) -> Failure {
 }
 
 #[tokio::test]
-async fn a_peer_that_is_no_metastore_is_told_for_what_it_is() {
+async fn a_peer_that_is_not_a_metastore_is_reported_as_what_it_is() {
     let huge = i32::MAX.to_be_bytes();
     let with = |rest: Vec<u8>| move |call: &[u8]| [head(call, 2), rest.clone()].concat();
     for (address, kind, what) in [
@@ -71,7 +71,7 @@ async fn a_peer_that_is_no_metastore_is_told_for_what_it_is() {
 }
 
 #[tokio::test]
-async fn an_old_metastore_is_told() {
+async fn an_old_metastore_is_reported() {
     // TApplicationException { 1: "Invalid method name", 2: UNKNOWN_METHOD }.
     let refusal =
         |call: &[u8]| [head(call, 3), vec![11, 0, 1, 0, 0, 0, 2, b'n', b'o', 8, 0, 2, 0, 0, 0, 1, 0]].concat();
@@ -81,7 +81,7 @@ async fn an_old_metastore_is_told() {
 }
 
 #[tokio::test]
-async fn what_a_metastore_says_is_shown_on_one_line_and_cut() {
+async fn texts_of_a_metastore_are_shown_on_one_line_and_truncated() {
     // MetaException { 1: text } under the id 2.
     let text = format!("no\nroom {}", "x".repeat(10_000));
     let thrown = move |call: &[u8]| {
@@ -95,12 +95,12 @@ async fn what_a_metastore_says_is_shown_on_one_line_and_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_says_nothing_or_says_it_slowly_is_given_up() {
+async fn a_silent_or_slow_peer_times_out() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let failure = ask(silent.local_addr().unwrap().to_string()).await;
     assert_eq!(failure.kind, FailureKind::Unreachable);
     assert!(failure.to_string().contains("does not answer in time (get_database_req)"), "{failure}");
-    // A byte now and then does not make the call longer: the clock of this test runs ahead of the peer's.
+    // A trickle of bytes does not extend the call: the clock of this test runs ahead of the peer's.
     let slow = peer(|call| {
         std::thread::sleep(Duration::from_millis(200));
         head(call, 2)[..5].to_vec()
@@ -109,11 +109,11 @@ async fn a_peer_that_says_nothing_or_says_it_slowly_is_given_up() {
 }
 
 #[tokio::test]
-async fn the_next_address_is_tried_and_a_closed_connection_made_again() {
+async fn the_next_address_is_tried_and_a_closed_connection_is_reopened() {
     // get_database_req with an empty struct for its answer; then the connection is closed.
     let there = peer(|call| [head(call, 2), vec![12, 0, 0, 0, 0]].concat());
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let mut client = Client::new(vec![nobody, there]);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut client = Client::new(vec![closed, there]);
     for _ in 0..3 {
         assert!(client.has_database("causality").await.unwrap());
         tokio::time::sleep(Duration::from_millis(50)).await;

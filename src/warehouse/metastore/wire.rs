@@ -1,7 +1,7 @@
-//! Thrift's binary protocol: values as they are on the wire, written and read.
+//! Encodes and decodes Thrift's binary protocol.
 //!
-//! Invariant: whatever the peer sends, reading it takes at most [`REPLY_BYTES_MAX`] of memory. Values that nobody here
-//! knows are kept as they are, so that a table can be sent back changed in one field and whole in all others.
+//! Invariant: reading a reply takes at most [`REPLY_BYTES_MAX`] of memory, regardless of what the peer sends. Unknown fields
+//! are preserved, so that a table can be sent back with a single field changed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,18 +9,18 @@ use std::pin::Pin;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// What one reply may take in memory.
+/// The memory that one reply may take.
 pub(super) const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// What one value is counted with, beside its text: a byte on the wire may be a whole value here.
+/// The memory counted for each value in addition to its text: one byte on the wire may become a whole value.
 const VALUE_BYTES: usize = 64;
-/// Structs, lists and maps in one another. The deepest reply that is asked for has seven.
+/// Nesting of structs, lists and maps. The deepest expected reply has seven levels.
 const DEPTH_MAX: usize = 24;
-/// Of a text, what is read at once.
+/// Bytes of a text that are allocated and read per step.
 const TEXT_STEP: usize = 64 * 1024;
-/// Set in the first word of every message; the lowest byte is its kind.
+/// The first word of every message, whose lowest byte is the message type.
 const VERSION: u32 = 0x8001_0000;
 
-/// Kinds of messages.
+/// Message types.
 const CALL: u8 = 1;
 const REPLY: u8 = 2;
 const EXCEPTION: u8 = 3;
@@ -36,7 +36,7 @@ pub(super) enum Value {
     I16(i16),
     I32(i32),
     I64(i64),
-    /// A string, or bytes that are none.
+    /// A string, or arbitrary bytes.
     Text(Vec<u8>),
     Struct(Struct),
     Map(Kind, Kind, Vec<(Self, Self)>),
@@ -63,7 +63,7 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) enum WireError {
     Io(io::Error),
-    /// What was read is no message of this protocol, or not the one that was waited for.
+    /// The bytes are not a message of this protocol, or not the expected one.
     Malformed(&'static str),
     TooLarge,
 }
@@ -74,16 +74,16 @@ impl From<io::Error> for WireError {
     }
 }
 
-/// What came in return for a call.
+/// The reply to a call.
 #[derive(Debug, PartialEq)]
 pub(super) enum Reply {
-    /// The result: the field 0, or an exception that the call declares under its own id.
+    /// The result: field 0, or a declared exception under its own id.
     Result(Struct),
-    /// The server could not make the call: the number and the text of a `TApplicationException`.
+    /// The server could not execute the call: the type and text of a `TApplicationException`.
     Refused(i32, String),
 }
 
-/// The bytes of a call.
+/// Encodes a call.
 pub(super) fn call(name: &str, sequence: i32, arguments: &Struct) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     out.extend((VERSION | u32::from(CALL)).to_be_bytes());
@@ -93,7 +93,7 @@ pub(super) fn call(name: &str, sequence: i32, arguments: &Struct) -> Vec<u8> {
     out
 }
 
-/// Reads the answer to the call with this name and sequence.
+/// Reads the reply to the call with this name and sequence number.
 pub(super) async fn read_reply<R: AsyncRead + Unpin + Send>(
     from: &mut R,
     name: &str,
@@ -252,7 +252,7 @@ fn put_value(out: &mut Vec<u8>, value: &Value) {
     }
 }
 
-/// Reads values, as long as there is memory for them.
+/// Reads values within the memory bound.
 struct Reader<'a, R> {
     from: &'a mut R,
     left: usize,
@@ -278,7 +278,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<'_, R> {
         Ok(())
     }
 
-    /// How many items a list says it has. Memory is taken as they come, not as they are announced.
+    /// Reads the length of a list. Memory is allocated as items arrive, not as announced.
     async fn count(&mut self) -> Result<usize, WireError> {
         usize::try_from(self.i32().await?).map_err(|_| WireError::Malformed("its answer has a negative length"))
     }
@@ -356,7 +356,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<'_, R> {
             if depth > DEPTH_MAX {
                 return Err(WireError::TooLarge);
             }
-            // An empty map need not say what it would hold.
+            // An empty map need not declare its types.
             if count == 0 && (key == 0 || value == 0) {
                 return Ok(Value::Map(Kind::Text, Kind::Text, Vec::new()));
             }
@@ -412,13 +412,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(fields in prop::collection::btree_map(any::<i16>(), values(), 0..8)) {
+        fn values_survive_the_round_trip(fields in prop::collection::btree_map(any::<i16>(), values(), 0..8)) {
             let bytes = reply(REPLY, &fields);
             prop_assert_eq!(read(&bytes).unwrap(), Reply::Result(fields));
         }
 
         #[test]
-        fn whatever_is_cut_or_changed_is_an_error_or_a_value(
+        fn truncated_or_changed_bytes_are_an_error_or_a_value(
             fields in prop::collection::btree_map(any::<i16>(), values(), 0..8),
             at in any::<prop::sample::Index>(),
             with in any::<u8>(),
@@ -432,13 +432,13 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_has_its_number_and_text() {
+    fn a_refusal_has_its_type_and_text() {
         let fields = Struct::from([(1, Value::text("no such call")), (2, Value::I32(1))]);
         assert_eq!(read(&reply(EXCEPTION, &fields)).unwrap(), Reply::Refused(1, "no such call".to_owned()));
     }
 
     #[test]
-    fn nothing_is_taken_for_what_is_only_announced() {
+    fn announced_lengths_allocate_no_memory() {
         let huge = i32::MAX.to_be_bytes();
         let head = reply(REPLY, &Struct::new());
         let with = |rest: &[&[u8]]| [&head[..head.len() - 1], &rest.concat()].concat();

@@ -1,17 +1,17 @@
-//! Partitions whose hour is older than the retention go, as a whole.
+//! Retention: removes whole partitions whose hour is older than the retention.
 //!
 //! ```text
-//! Hive Metastore: the partition dropped                     1  idempotent: while it fails, nothing goes
+//! Hive Metastore: the partition dropped                     1  idempotent: while it fails, nothing is removed
 //! _delta_log/…: remove A, B, C; dataChange true             2  one commit: readers of the log see all of it or nothing
 //!                                                           3  A, B, C removed, unless they are kept for readers of
 //!                                                              older versions of the table, and the empty directories
 //! ```
 //!
-//! Invariants: a partition goes only when the clock of the store and that of this machine both say that it is over, so
-//! that neither alone removes a lake; only files of ours go, and those alone that were in the table, for a sink may be
-//! about to commit the others; a file that cannot be read stays, in the table too. The partition's lease is held
-//! meanwhile. A process may be killed at any moment: the next pass does the rest. Whatever is stored in the partition
-//! later, or is committed then, goes by the next pass.
+//! Invariants: a partition is removed only when both the clock of the store and that of this machine say that it has
+//! expired, so that one wrong clock cannot remove a lake; only our own files that were in the table are removed, since a
+//! sink may be about to commit the others; a file that cannot be read stays, in the table too. The partition's lease is
+//! held throughout. A process may be killed at any point: the next pass completes the removal. The next pass also removes
+//! files that are stored or committed in the partition later.
 
 mod rules;
 
@@ -20,7 +20,7 @@ mod tests;
 
 use tokio::runtime::Handle;
 
-use super::delta::{Delta, Named};
+use super::delta::{Delta, FileState};
 use super::layout::Partition;
 use super::maintenance::{
     Lease, PartitionFilter, clean_up, complete_log, data_files, each_partition, is_orphan, with_lease,
@@ -33,38 +33,38 @@ use crate::warehouse::storage::{Listed, Objects};
 
 pub use rules::RetentionRules;
 
-/// Partitions that one look names; the rest are named by the next, when these are gone.
+/// Partitions returned by one search. The next one returns further ones, once these are removed.
 const PARTITIONS_MAX: usize = 10_000;
-/// Files of one partition that stay and are named.
+/// Remaining files of one partition that are named.
 const LEFT_MAX: usize = 5;
 
-/// What goes, and how.
+/// What is removed, and how.
 #[derive(Clone, Debug, Default)]
 pub struct RetentionSettings {
     pub rules: RetentionRules,
-    /// Files stay for readers of older versions of the table, until a vacuum.
+    /// Keeps removed files for readers of older versions of the table, until a vacuum removes them.
     pub keep_removed: bool,
 }
 
-/// A partition that is over. Only a look at the lake makes one.
+/// An expired partition. Only [`Warehouse::old_partitions`] creates one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OldPartition {
     pub partition: Partition,
-    /// Of the files that go.
+    /// Files to be removed.
     pub files: u64,
     pub bytes: u64,
 }
 
-/// What of the lake is over.
+/// The expired part of the lake.
 #[derive(Clone, Debug, Default)]
 pub struct OldPartitions {
-    /// By app, the oldest first.
+    /// By app, oldest first.
     pub partitions: Vec<OldPartition>,
-    /// There are more than are named.
+    /// There are more than `partitions` lists.
     pub more: bool,
-    /// Files of ours in partitions that are over and which the table does not name, or not yet.
+    /// Our files in expired partitions that are not (yet) in the table.
     pub unnamed_files: u64,
-    /// Files of others there: nobody touches them.
+    /// Files of other programs there. They are never touched.
     pub foreign_files: u64,
 }
 
@@ -86,13 +86,13 @@ impl OldPartitions {
     }
 }
 
-/// What became of one partition.
+/// The result for one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Expiry {
+pub enum ExpiryOutcome {
     Done(Expired),
-    /// Somebody else was faster.
+    /// There was nothing left to remove.
     Nothing,
-    /// Another worker is at it.
+    /// Another worker holds the lease.
     Busy,
 }
 
@@ -100,12 +100,12 @@ pub enum Expiry {
 pub struct Expired {
     pub files: u64,
     pub bytes: u64,
-    /// Files that stay: of others, not in the table, or not to be read. Not more than a few are named.
+    /// The first few remaining files: of other programs, not in the table, or unreadable.
     pub left: Vec<String>,
 }
 
 impl Warehouse {
-    /// Looks for partitions that are over, as long as `go_on` says so.
+    /// Finds expired partitions, while `go_on` returns true.
     pub async fn old_partitions(
         &self,
         settings: &RetentionSettings,
@@ -113,21 +113,25 @@ impl Warehouse {
         go_on: impl Fn(&OldPartitions) -> bool + Send + 'static,
     ) -> Result<OldPartitions, WarehouseError> {
         let (settings, app_id) = (settings.clone(), app_id.map(str::to_owned));
-        self.in_background(move |shared| look(shared, &settings, app_id, &go_on)).await
+        self.in_background(move |shared| find(shared, &settings, app_id, &go_on)).await
     }
 
     /// Removes a partition.
-    pub async fn expire(&self, old: &OldPartition, settings: &RetentionSettings) -> Result<Expiry, WarehouseError> {
+    pub async fn expire(
+        &self,
+        old: &OldPartition,
+        settings: &RetentionSettings,
+    ) -> Result<ExpiryOutcome, WarehouseError> {
         let (partition, keep, runtime) = (old.partition.clone(), settings.keep_removed, Handle::current());
         self.in_background(move |shared| {
             let unregister = || match shared.metastore.get() {
                 Some(metastore) => runtime.block_on(metastore.drop_partition(&partition)),
                 None => Ok(()),
             };
-            let job = Job { shared, partition: &partition, directory: &shared.objects.directory(&partition) };
+            let removal = Removal { shared, partition: &partition, directory: &shared.objects.directory(&partition) };
             match shared.delta.get() {
-                Some(_) => job.with_log(complete_log(shared)?, keep, &unregister),
-                None => job.without_log(&unregister),
+                Some(_) => removal.with_log(complete_log(shared)?, keep, &unregister),
+                None => removal.without_log(&unregister),
             }
         })
         .await
@@ -139,7 +143,7 @@ fn now_ms(objects: &Objects) -> Result<i64, WarehouseError> {
     Ok(objects.now_ms()?.min(unix_ms()))
 }
 
-fn look(
+fn find(
     shared: &Shared,
     settings: &RetentionSettings,
     app_id: Option<String>,
@@ -157,11 +161,12 @@ fn look(
     let mut found = OldPartitions::default();
     let filter = PartitionFilter { app_id, ..PartitionFilter::default() };
     each_partition(objects, &filter, &mut |partition, listed| {
-        if settings.rules.is_over(&partition, now_ms) {
-            let named = |name: &str| log.map_or(Some(Named::InTable), |log| log.remembered(objects, &partition, name));
+        if settings.rules.is_expired(&partition, now_ms) {
+            let state_of =
+                |name: &str| log.map_or(Some(FileState::InTable), |log| log.cached_state(objects, &partition, name));
             let directory = objects.directory(&partition);
             let is_damaged = |file: &Listed| shared.footers.damaged.has(&directory, file);
-            let old = tally(&mut found, settings.keep_removed, &named, &is_damaged, listed);
+            let old = tally(&mut found, settings.keep_removed, &state_of, &is_damaged, listed);
             match old {
                 (0, _) => {}
                 _ if found.partitions.len() == PARTITIONS_MAX => found.more = true,
@@ -177,11 +182,11 @@ fn look(
     Ok(found)
 }
 
-/// Files and bytes that go.
+/// Returns the files and bytes to be removed.
 fn tally(
     found: &mut OldPartitions,
     keep_removed: bool,
-    named: &dyn Fn(&str) -> Option<Named>,
+    state_of: &dyn Fn(&str) -> Option<FileState>,
     is_damaged: &dyn Fn(&Listed) -> bool,
     listed: Vec<Listed>,
 ) -> (u64, u64) {
@@ -190,15 +195,15 @@ fn tally(
     found.foreign_files += (all - ours.len()) as u64;
     let (mut files, mut bytes) = (0, 0);
     for file in ours.iter().filter(|file| !is_damaged(file)) {
-        let goes = match named(&file.name) {
-            Some(Named::InTable) | None => true,
-            Some(Named::Removed) => !keep_removed,
-            Some(named) => is_orphan(&file.name, named),
+        let is_removed = match state_of(&file.name) {
+            Some(FileState::InTable) | None => true,
+            Some(FileState::Removed) => !keep_removed,
+            Some(state) => is_orphan(&file.name, state),
         };
-        if goes {
+        if is_removed {
             files += 1;
             bytes += file.bytes;
-        } else if named(&file.name) == Some(Named::No) {
+        } else if state_of(&file.name) == Some(FileState::Unlogged) {
             found.unnamed_files += 1;
         }
     }
@@ -207,18 +212,18 @@ fn tally(
 
 type Unregister<'a> = &'a dyn Fn() -> Result<(), WarehouseError>;
 
-/// The work on one partition.
-struct Job<'a> {
+/// The removal of one partition.
+struct Removal<'a> {
     shared: &'a Shared,
     partition: &'a Partition,
     directory: &'a str,
 }
 
-impl Job<'_> {
-    fn with_log(&self, log: &Delta, keep: bool, unregister: Unregister<'_>) -> Result<Expiry, WarehouseError> {
+impl Removal<'_> {
+    fn with_log(&self, log: &Delta, keep: bool, unregister: Unregister<'_>) -> Result<ExpiryOutcome, WarehouseError> {
         let Shared { objects, leases, .. } = self.shared;
         let done = with_lease(objects, leases, self.partition, |lease| self.expire(log, keep, unregister, lease))?;
-        done.unwrap_or(Ok(Expiry::Busy))
+        done.unwrap_or(Ok(ExpiryOutcome::Busy))
     }
 
     fn expire(
@@ -227,16 +232,16 @@ impl Job<'_> {
         keep: bool,
         unregister: Unregister<'_>,
         lease: &mut Lease,
-    ) -> Result<Expiry, WarehouseError> {
+    ) -> Result<ExpiryOutcome, WarehouseError> {
         let Shared { objects, footers, .. } = self.shared;
-        // Outputs of interrupted compactions go with it, which may have been all that there was.
+        // Removes outputs of interrupted compactions, which may be the only files.
         clean_up(objects, log, footers, self.partition, true)?;
         let files = self.files()?;
         let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-        let before = log.named(objects, self.partition, &names)?;
-        let goes = |named: &Named| *named == Named::InTable || *named == Named::Removed && !keep;
-        if !before.iter().any(goes) {
-            return Ok(Expiry::Nothing);
+        let before = log.file_states(objects, self.partition, &names)?;
+        let is_removed = |state: &FileState| *state == FileState::InTable || *state == FileState::Removed && !keep;
+        if !before.iter().any(is_removed) {
+            return Ok(ExpiryOutcome::Nothing);
         }
         unregister()?;
         faults::end_process_at("retention unregistered");
@@ -244,7 +249,7 @@ impl Job<'_> {
         faults::end_process_at("retention committed");
         let mut done = Expired::default();
         for ((file, before), after) in files.iter().zip(before).zip(after) {
-            if after != Named::Removed || !goes(&before) {
+            if after != FileState::Removed || !is_removed(&before) {
                 continue;
             }
             if !keep {
@@ -257,11 +262,11 @@ impl Job<'_> {
         self.finish(done)
     }
 
-    /// The files are all that there is, and nobody else works on them.
-    fn without_log(&self, unregister: Unregister<'_>) -> Result<Expiry, WarehouseError> {
+    /// Without a log no other worker changes the files.
+    fn without_log(&self, unregister: Unregister<'_>) -> Result<ExpiryOutcome, WarehouseError> {
         let files = self.files()?;
         if files.is_empty() {
-            return Ok(Expiry::Nothing);
+            return Ok(ExpiryOutcome::Nothing);
         }
         unregister()?;
         let mut done = Expired::default();
@@ -273,26 +278,26 @@ impl Job<'_> {
         self.finish(done)
     }
 
-    /// Files of ours that can be read.
+    /// Our readable files.
     fn files(&self) -> Result<Vec<Listed>, WarehouseError> {
         let Shared { objects, footers, .. } = self.shared;
-        // Takes note of those that cannot.
+        // Notes those that cannot be read.
         footers.list(objects, self.partition)?;
         let mut files = data_files(objects.list(self.directory)?);
         files.retain(|file| !footers.damaged.has(self.directory, file));
         Ok(files)
     }
 
-    fn finish(&self, mut done: Expired) -> Result<Expiry, WarehouseError> {
+    fn finish(&self, mut done: Expired) -> Result<ExpiryOutcome, WarehouseError> {
         let Shared { objects, delta, .. } = self.shared;
         let mut left = objects.list(self.directory)?;
         if left.is_empty() {
             objects.remove_empty(self.directory);
         }
         if let Some(log) = delta.get() {
-            left.retain(|file| log.remembered(objects, self.partition, &file.name) != Some(Named::Removed));
+            left.retain(|file| log.cached_state(objects, self.partition, &file.name) != Some(FileState::Removed));
         }
         done.left = left.into_iter().map(|file| file.name).take(LEFT_MAX).collect();
-        Ok(Expiry::Done(done))
+        Ok(ExpiryOutcome::Done(done))
     }
 }

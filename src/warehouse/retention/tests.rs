@@ -87,7 +87,7 @@ async fn expire_all(warehouse: &Warehouse, settings: &RetentionSettings) -> Vec<
     let mut done = Vec::new();
     for old in look(warehouse, settings).await.partitions {
         match warehouse.expire(&old, settings).await.unwrap() {
-            Expiry::Done(expired) => done.push(expired),
+            ExpiryOutcome::Done(expired) => done.push(expired),
             other => panic!("{other:?}"),
         }
     }
@@ -247,12 +247,14 @@ async fn compacted_partitions_go_and_one_that_is_worked_on_waits() {
         tokio::task::spawn_blocking(move || Lease::acquire(&shared.objects, &shared.leases, &old, Uuid::now_v7()))
     };
     let lease = lease.await.unwrap().unwrap().unwrap();
-    assert_eq!(warehouse.expire(&found.partitions[0], &settings()).await.unwrap(), Expiry::Busy);
+    assert_eq!(warehouse.expire(&found.partitions[0], &settings()).await.unwrap(), ExpiryOutcome::Busy);
     lease.release(&shared.objects).unwrap();
     // With what the compacted file replaced.
-    let Expiry::Done(done) = warehouse.expire(&found.partitions[0], &settings()).await.unwrap() else { panic!() };
+    let ExpiryOutcome::Done(done) = warehouse.expire(&found.partitions[0], &settings()).await.unwrap() else {
+        panic!()
+    };
     assert_eq!(done.files, 3);
-    assert_eq!(warehouse.expire(&found.partitions[0], &settings()).await.unwrap(), Expiry::Nothing);
+    assert_eq!(warehouse.expire(&found.partitions[0], &settings()).await.unwrap(), ExpiryOutcome::Nothing);
     let outcome = warehouse.compact(&old, &compaction_settings(false), |_| true).await.unwrap();
     assert_eq!(outcome, CompactionOutcome::Nothing);
 }
