@@ -1,8 +1,8 @@
 //! The columns of every file, one line each.
 //!
 //! This table drives the schema, the values of an event, reading rows back, sorting them and rewriting files. To add a
-//! column, add its line at the end and its row in `docs/warehouse.md`: field ids are positions, so lines neither move nor
-//! go. A file without a column that is not `mandatory` is read as if the column were empty.
+//! column, add its line at the end and its row in `docs/warehouse.md`. Field ids are positions, so lines must never be
+//! moved or removed. A file without a column that is not `mandatory` is read as if the column were empty.
 
 use std::borrow::Cow;
 
