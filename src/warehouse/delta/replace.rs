@@ -35,7 +35,8 @@ pub(in crate::warehouse) struct NewFile<'a> {
 pub(in crate::warehouse) enum FileState {
     InTable,
     Removed,
-    No,
+    /// The log does not name the file.
+    Unlogged,
 }
 
 impl From<PathState> for FileState {
@@ -43,7 +44,7 @@ impl From<PathState> for FileState {
         match state {
             PathState::Added => Self::InTable,
             PathState::Removed => Self::Removed,
-            PathState::Unlogged | PathState::Unknown => Self::No,
+            PathState::Unlogged | PathState::Unknown => Self::Unlogged,
         }
     }
 }
