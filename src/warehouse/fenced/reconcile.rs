@@ -125,13 +125,13 @@ fn decide(
     let rows: Vec<RowId> = rows.into_iter().map(|(sequence, id)| RowId { sequence, id }).collect();
     let sequences = || rows.iter().map(|row| row.sequence);
     let all = all.clone().reaching(sequences().min().unwrap_or(0), sequences().max().unwrap_or(0));
-    let safe = all.only(|name| name != write.name && !marked.contains(name));
-    let first = all.only(|name| name < write.name.as_str() && marked.contains(name));
-    let (goes, waits) = (footers.holds(objects, &safe, &rows)?, footers.holds(objects, &first, &rows)?);
+    let unmarked = all.only(|name| name != write.name && !marked.contains(name));
+    let earlier = all.only(|name| name < write.name.as_str() && marked.contains(name));
+    let (drops, blocked) = (footers.holds(objects, &unmarked, &rows)?, footers.holds(objects, &earlier, &rows)?);
     Ok(RowDecision {
-        dropped: goes.iter().filter(|goes| **goes).count(),
-        contested: goes.iter().zip(&waits).filter(|(goes, waits)| !**goes && **waits).count(),
-        kept: goes.into_iter().map(|goes| !goes).collect(),
+        dropped: drops.iter().filter(|drops| **drops).count(),
+        contested: drops.iter().zip(&blocked).filter(|(drops, blocked)| !**drops && **blocked).count(),
+        kept: drops.into_iter().map(|drops| !drops).collect(),
     })
 }
 
