@@ -1,4 +1,4 @@
-//! Compaction on a real directory with a real log: the same rows, each once, whoever is first and whatever is damaged.
+//! Compaction on a real directory with a real log: every row is kept once, with competing workers and damaged files too.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ pub(in crate::warehouse) async fn open(dir: &Path) -> Warehouse {
     warehouse.keep_log(delta).await.unwrap()
 }
 
-/// A row of the sequence: its time goes back and forth, so that files overlap.
+/// A row with this sequence. Times go back and forth, so that files overlap.
 pub(in crate::warehouse) fn encoded(sequence: u64) -> Vec<u8> {
     let mixed = sequence.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44;
     let device = DeviceContext { os_version: format!("{}", sequence % 5), screen_width: 3, ..Default::default() };
@@ -105,7 +105,7 @@ pub(in crate::warehouse) fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// By the log alone: sequence and id of every row of the table, in the order of its files.
+/// Sequence and id of every row of the table, in file order, read from the log alone.
 pub(in crate::warehouse) fn table(dir: &Path) -> Vec<(i64, String)> {
     let mut files: BTreeMap<String, bool> = BTreeMap::new();
     let mut commits: Vec<PathBuf> =
@@ -148,7 +148,7 @@ pub(in crate::warehouse) fn sorted<T: Ord>(mut rows: Vec<T>) -> Vec<T> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn small_files_become_one_that_is_sorted_and_holds_every_row() {
+async fn small_files_become_one_sorted_file_with_every_row() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     for n in 0..5 {
@@ -174,11 +174,11 @@ async fn small_files_become_one_that_is_sorted_and_holds_every_row() {
     assert!(!dir.path().join("_compaction").join("x").exists());
     assert_eq!(std::fs::read_dir(dir.path().join("_compaction")).unwrap().count(), 0);
     assert_eq!(compact(&warehouse, &settings()).await, CompactionOutcome::Nothing);
-    // Who opens the lake anew sees the same.
+    // A process that opens the lake now sees the same.
     assert_eq!(compact(&open(dir.path()).await, &settings()).await, CompactionOutcome::Nothing);
 }
 
-/// All columns of all rows, as text.
+/// All columns of all rows as text.
 pub(in crate::warehouse) fn full_rows(path: &Path) -> Vec<Vec<String>> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap().build().unwrap();
     let mut rows = Vec::new();
@@ -199,9 +199,9 @@ pub(in crate::warehouse) fn full_rows(path: &Path) -> Vec<Vec<String>> {
     rows
 }
 
-/// With runs on disk that are merged more than once.
+/// The runs on disk take more than one merge.
 #[test]
-fn rows_that_do_not_fit_in_memory_are_sorted_all_the_same() {
+fn rows_that_do_not_fit_in_memory_are_sorted() {
     let dir = tempfile::tempdir().unwrap();
     let scratch = Scratch::new(dir.path().to_owned(), Uuid::now_v7()).unwrap();
     let mut sorter = Sorter::new(&scratch, 2 << 20);
@@ -239,7 +239,7 @@ async fn large_partitions_become_several_files_near_the_target() {
     }
     let target = 400_000;
     let outcome = compact(&warehouse, &CompactionSettings { target_bytes: target, files_min: 2, ..settings() }).await;
-    // Files from half of the target on are large enough.
+    // Files of at least half of the target are large enough.
     assert_eq!(outcome, CompactionOutcome::Nothing);
     let everything = CompactionSettings { target_bytes: 1 << 30, ..settings() };
     let CompactionOutcome::Done(one) = compact(&warehouse, &everything).await else { panic!() };
@@ -268,7 +268,7 @@ async fn large_partitions_become_several_files_near_the_target() {
     let done = outputs.finish(&["events_1.parquet"]).unwrap();
     assert!(done.len() > 2, "{}", done.len());
     for output in &done[..done.len() - 1] {
-        // Of files this small the open pages are a large part, and they are taken as they are.
+        // In files this small the unencoded open pages are a large part of the size.
         assert!((target / 8..target * 2).contains(&output.bytes), "{}", output.bytes);
     }
     let last = done.last().unwrap();
@@ -279,7 +279,7 @@ async fn large_partitions_become_several_files_near_the_target() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_that_come_again_are_found_in_compacted_files() {
+async fn redelivered_messages_are_found_in_compacted_files() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     for n in 0..3 {
@@ -297,7 +297,7 @@ async fn messages_that_come_again_are_found_in_compacted_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_repeat_sequence_and_id_are_left_out_and_others_are_not() {
+async fn only_rows_that_repeat_sequence_and_id_are_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     store(&warehouse, 0..100).await;
@@ -319,7 +319,7 @@ async fn replaced_files_stay_for_readers_of_older_versions_until_the_vacuum() {
     assert_eq!(compact(&warehouse, &keeping).await, CompactionOutcome::Nothing);
     let status = warehouse.survey(&keeping, &PartitionFilter::default(), |_| true).await.unwrap();
     assert_eq!((status.files, status.replaced_files, status.candidates.len()), (1, 2, 0));
-    // A message that comes again may be found in either; the replaced ones are not added again.
+    // A redelivered message may be found in either; the replaced files are not added again.
     let footers = warehouse.footers(&partition()).await.unwrap();
     let suspects = vec![RowId { sequence: 3, id: "id-3".to_owned() }];
     assert_eq!(warehouse.confirm(footers, suspects).await.unwrap(), [true]);
@@ -334,7 +334,7 @@ async fn replaced_files_stay_for_readers_of_older_versions_until_the_vacuum() {
     assert_eq!(sorted(table(dir.path())), expected(0..200));
 }
 
-/// The log was lost, or has forgotten what it removed: what the compacted file replaced does not come back.
+/// The log was lost, or no longer lists removed files: the files replaced by the compacted one are not added again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_log_over_compacted_files_has_every_row_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -350,7 +350,7 @@ async fn a_new_log_over_compacted_files_has_every_row_once() {
     assert_eq!(refused.kind, WarehouseErrorKind::Refused);
     assert_eq!(warehouse.adopt_files(false, || true, |_| {}).await.unwrap().unwrap().added, 2);
     assert_eq!(sorted(table(dir.path())), expected(0..250));
-    // Neither when a message of them comes again.
+    // Nor when one of their messages is redelivered.
     let footers = warehouse.footers(&partition()).await.unwrap();
     let suspects = (0..200).map(|sequence| RowId { sequence, id: format!("id-{sequence}") }).collect();
     assert_eq!(warehouse.confirm(footers, suspects).await.unwrap(), [true; 200]);
@@ -358,7 +358,7 @@ async fn a_new_log_over_compacted_files_has_every_row_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_that_is_written_to_or_has_few_files_is_left_alone() {
+async fn a_recently_written_partition_or_one_with_few_files_is_skipped() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     store(&warehouse, 0..100).await;
@@ -370,7 +370,7 @@ async fn a_partition_that_is_written_to_or_has_few_files_is_left_alone() {
     assert_eq!((status.small_files, status.candidates.len()), (2, 0));
     let many = CompactionSettings { files_min: 3, ..settings() };
     assert_eq!(compact(&warehouse, &many).await, CompactionOutcome::Nothing);
-    // A stored file that is not in the table is nobody's to replace.
+    // A stored file that is not in the table must not be replaced.
     let stray = Warehouse::new_file_name();
     warehouse.store(&partition(), &stray, file(200..300), || true).await.unwrap();
     assert_eq!(compact(&warehouse, &many).await, CompactionOutcome::Nothing);
@@ -381,7 +381,7 @@ async fn a_partition_that_is_written_to_or_has_few_files_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_file_stops_its_partition_and_stays() {
+async fn a_damaged_file_blocks_its_partition_and_stays() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     for n in 0..3 {
@@ -405,7 +405,7 @@ async fn a_damaged_file_stops_its_partition_and_stays() {
     assert_eq!(sorted(table(dir.path())), expected(0..3_000));
 }
 
-/// A worker that stands still while another does its work: its commit is refused, and it leaves nothing.
+/// A worker stalls while another one does its work: its commit is refused, and it leaves nothing behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_of_two_workers_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -431,7 +431,7 @@ async fn the_second_of_two_workers_changes_nothing() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(compact(&fast, &settings()).await, CompactionOutcome::Busy);
-        // Its lease is over.
+        // Its lease expires.
         let lease = std::fs::read_dir(dir.path().join("_compaction")).unwrap().map(|entry| entry.unwrap().path());
         let lease: Vec<PathBuf> = lease.filter(|path| path.extension().is_some_and(|end| end == "lease")).collect();
         std::fs::remove_file(&lease[0]).unwrap();
@@ -446,10 +446,10 @@ async fn the_second_of_two_workers_changes_nothing() {
     assert_eq!(sorted(table(dir.path())), expected(0..4_000));
 }
 
-/// What a worker leaves that is killed before its commit is given up in the log, so that one that only stood still cannot
-/// commit it any more.
+/// The outputs of a worker that is killed before its commit are abandoned in the log, so that a worker that only stalled
+/// can no longer commit them.
 #[tokio::test(flavor = "multi_thread")]
-async fn outputs_of_a_worker_that_is_gone_are_removed_and_never_committed() {
+async fn outputs_of_a_killed_worker_are_removed_and_never_committed() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     let old = [store(&warehouse, 0..100).await, store(&warehouse, 100..200).await];
@@ -459,7 +459,7 @@ async fn outputs_of_a_worker_that_is_gone_are_removed_and_never_committed() {
     let part = dir.path().join("_compaction").join(format!("{}.0.part", Uuid::now_v7()));
     std::fs::create_dir_all(part.parent().unwrap()).unwrap();
     std::fs::write(&part, "half").unwrap();
-    // Messages that come again are found, and the orphan stays out of the table.
+    // Redelivered messages are found, and the orphan stays out of the table.
     let footers = warehouse.footers(&partition()).await.unwrap();
     let suspects = vec![RowId { sequence: 3, id: "id-3".to_owned() }];
     assert_eq!(warehouse.confirm(footers, suspects).await.unwrap(), [true]);

@@ -1,4 +1,4 @@
-//! Compaction in a bucket, whose requests may fail after they were carried out, and of files with promoted columns.
+//! Compaction in a bucket whose requests may fail after taking effect, and of files with promoted columns.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::warehouse::{
     Compression, DeltaSettings, EncodeSettings, Encoder, ObjectSettings, Origin, PartitionFilter, PromotedColumns,
 };
 
-/// Every way in which a write may end otherwise than with an answer that is true.
+/// Every way in which a write may end without a truthful response.
 const FAULTS: [Fault; 9] = [
     Fault::FailAfterStoring,
     Fault::HangAfterStoring,
@@ -28,10 +28,10 @@ const FAULTS: [Fault; 9] = [
     Fault::Conflict { done: true },
     Fault::Precondition { done: true },
 ];
-/// Longer than a request waits that is carried out late; and than the second down to which a store tells its time, before
-/// whose end a file that was just stored is from the future.
+/// Longer than the delay of a request that takes effect late, and longer than the second to which a store truncates its
+/// time, within which a file that was just stored appears to be from the future.
 const LATEST: Duration = Duration::from_millis(1_100);
-/// Rows of one file.
+/// Rows per file.
 const ROWS: u64 = 300;
 
 async fn in_bucket(server: &S3Server, columns: &str) -> Warehouse {
@@ -58,9 +58,9 @@ fn in_the_making(bucket: &Path) -> Vec<String> {
     entries.map(|names| names.map(|name| name.into_string().unwrap()).collect()).unwrap_or_default()
 }
 
-/// The store's clock is read by way of an object, which is the same for all.
+/// The store's clock is read by writing an object, which all workers share.
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_that_ask_for_the_time_at_once_do_not_disturb_each_other() {
+async fn workers_that_read_the_clock_concurrently_do_not_interfere() {
     let (server, scratch) = (S3Server::start(), tempfile::tempdir().unwrap());
     let (one, other) = (in_bucket(&server, "").await, in_bucket(&server, "").await);
     let (settings, all) = (made_in(scratch.path()), PartitionFilter::default());
@@ -70,13 +70,13 @@ async fn workers_that_ask_for_the_time_at_once_do_not_disturb_each_other() {
             async move { warehouse.survey(&settings, &all, |_| true).await.unwrap() }
         };
         tokio::join!(ask(&one), ask(&other), ask(&one), ask(&other));
-        // A process that starts tries the bucket out.
+        // A starting process probes the bucket.
         tokio::join!(ask(&one), async { in_bucket(&server, "").await });
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_is_compacted_as_a_directory_is() {
+async fn a_bucket_is_compacted_like_a_directory() {
     let (server, scratch) = (S3Server::start(), tempfile::tempdir().unwrap());
     let warehouse = in_bucket(&server, "").await;
     for n in 0..5 {
@@ -94,20 +94,20 @@ async fn a_bucket_is_compacted_as_a_directory_is() {
     let after = full_rows(&bucket.join(partition().to_string()).join(&there[0]));
     assert_eq!(sorted(after), sorted(before.concat()), "every column of every row");
     assert_eq!(sorted(table(&bucket)), expected(5 * ROWS));
-    // Neither in the bucket nor on this machine.
+    // No leftovers in the bucket or on this machine.
     assert_eq!(in_the_making(&bucket), Vec::<String>::new());
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
     assert_eq!(compact(&warehouse, &made_in(scratch.path())).await, CompactionOutcome::Nothing);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_write_ends_with_no_row_is_lost_or_doubled_and_nothing_is_left() {
+async fn no_failed_write_loses_or_duplicates_rows_or_leaves_files() {
     let (server, scratch) = (S3Server::start(), tempfile::tempdir().unwrap());
     let (warehouse, settings) = (in_bucket(&server, "").await, made_in(scratch.path()));
     let bucket = server.bucket();
     let mut rows = 0;
     for fault in FAULTS {
-        // Of the conditional ones: the lease, and then the commit.
+        // Of the conditional writes: the lease, and then the commit.
         let every = if matches!(fault, Fault::Conflict { .. } | Fault::Precondition { .. }) { 2 } else { 3 };
         for _ in 0..2 {
             store(&warehouse, rows..rows + 10).await;
@@ -116,13 +116,13 @@ async fn whatever_a_write_ends_with_no_row_is_lost_or_doubled_and_nothing_is_lef
         tokio::time::sleep(LATEST).await;
         let met = server.faulty_writes();
         server.fail(fault, every);
-        // It may fail, having done all, some or nothing.
+        // It may fail after doing all, some or none of the work.
         let _ = warehouse.compact(&partition(), &settings, |_| true).await;
         assert!(server.faulty_writes() > met, "{fault:?}");
         server.heal();
         tokio::time::sleep(LATEST).await;
         assert_eq!(sorted(table(&bucket)), expected(rows), "{fault:?}");
-        // As if whoever has one had been gone for longer than that.
+        // As if the holder of a lease had been gone for longer than that.
         for lease in in_the_making(&bucket).iter().filter(|name| name.ends_with(".lease")) {
             std::fs::remove_file(bucket.join("_compaction").join(lease)).unwrap();
         }
@@ -138,7 +138,7 @@ async fn whatever_a_write_ends_with_no_row_is_lost_or_doubled_and_nothing_is_lef
 const CENTS: &str = "cents: int64 = $.purchase_complete.total_cents";
 const CURRENCY: &str = "currency: string = $.purchase_complete.currency";
 
-/// The rows have 100 cents for each of their sequence.
+/// Each row has 100 cents times its sequence.
 fn purchases(sequences: std::ops::Range<u64>, columns: &str) -> bytes::Bytes {
     let encoded = |sequence| {
         let purchase = PurchaseComplete {
@@ -171,8 +171,9 @@ fn purchases(sequences: std::ops::Range<u64>, columns: &str) -> bytes::Bytes {
     encoder.finish(file, sequences).unwrap()
 }
 
-/// Files of before a column, with it, and with another one that is left out now, become one with the columns of today.
-async fn becomes_one_with_the_columns_of_today(warehouse: &Warehouse, root: &Path, scratch: &Path) {
+/// Files without a promoted column, with it, and with one that is no longer promoted become one file with the current
+/// columns.
+async fn becomes_one_file_with_current_columns(warehouse: &Warehouse, root: &Path, scratch: &Path) {
     for (n, columns) in ["", CENTS, CURRENCY].into_iter().enumerate() {
         let from = n as u64 * 20;
         store_file(warehouse, purchases(from..from + 20, columns)).await;
@@ -185,7 +186,7 @@ async fn becomes_one_with_the_columns_of_today(warehouse: &Warehouse, root: &Pat
     let file = std::fs::File::open(root.join(partition().to_string()).join(&there[0])).unwrap();
     let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
     assert!(reader.schema().field_with_name("currency").is_err());
-    // The column's bounds, for readers that skip files by them.
+    // The column's bounds, by which readers skip files.
     let log: BTreeSet<String> = std::fs::read_dir(root.join("_delta_log"))
         .unwrap()
         .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default())
@@ -208,14 +209,14 @@ async fn becomes_one_with_the_columns_of_today(warehouse: &Warehouse, root: &Pat
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn promoted_columns_are_made_again_of_the_payloads() {
+async fn promoted_columns_are_extracted_from_the_payloads_again() {
     let (dir, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    // The log has the columns that once were.
+    // The log keeps columns that are no longer promoted.
     drop(open(dir.path()).await);
     let warehouse = Warehouse::open_local(dir.path().to_owned()).unwrap().promote(promoted(CENTS));
     let warehouse = warehouse.keep_log(DeltaSettings { retention: Duration::from_secs(3_600) }).await.unwrap();
-    becomes_one_with_the_columns_of_today(&warehouse, dir.path(), scratch.path()).await;
+    becomes_one_file_with_current_columns(&warehouse, dir.path(), scratch.path()).await;
     let server = S3Server::start();
     let warehouse = in_bucket(&server, CENTS).await;
-    becomes_one_with_the_columns_of_today(&warehouse, &server.bucket(), scratch.path()).await;
+    becomes_one_file_with_current_columns(&warehouse, &server.bucket(), scratch.path()).await;
 }

@@ -1,4 +1,4 @@
-//! The log over a real directory, read back as its files say.
+//! The log over a real directory, verified by reading its files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(super) fn partition(app: &str) -> Partition {
     Partition { app_id: app.to_owned(), hour: HOUR }
 }
 
-/// A file with an event for each sequence, whose id is its number.
+/// A file with one event per sequence, which is also its id.
 pub(super) fn file(sequences: std::ops::Range<u64>) -> Bytes {
     let settings = EncodeSettings {
         compression: crate::warehouse::Compression::Snappy,
@@ -75,8 +75,8 @@ pub(super) async fn commit(warehouse: &Warehouse, files: &[(&str, &str, &Bytes)]
     commit.ensure_committed().await.unwrap();
 }
 
-/// The files of the table, with their sizes and rows, by reading the log from its beginning or its newest checkpoint; and
-/// its version.
+/// The files of the table with their sizes and rows, read from the newest checkpoint or the beginning of the log, and the
+/// version.
 fn table(dir: &TempDir) -> (BTreeMap<String, (i64, u64)>, i64) {
     let objects = Objects::local(dir.path().to_owned()).unwrap();
     let listing = Listing::read(&objects).unwrap();
@@ -106,7 +106,7 @@ fn table(dir: &TempDir) -> (BTreeMap<String, (i64, u64)>, i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_names_its_files_once_whoever_repeats_it() {
+async fn a_repeated_commit_adds_its_files_once() {
     let dir = TempDir::new().unwrap();
     let (one, other) = (open(&dir).await, open(&dir).await);
     let bytes = file(0..3);
@@ -117,13 +117,13 @@ async fn a_commit_names_its_files_once_whoever_repeats_it() {
     let (files, version) = table(&dir);
     assert_eq!((files.len(), version), (2, 1));
     assert_eq!(files.values().map(|(_, rows)| rows).sum::<u64>(), 6);
-    // Read anew, too.
+    // After reopening, too.
     commit(&open(&dir).await, &[("shop", &a, &bytes)]).await;
     assert_eq!(table(&dir).1, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_known_does_not_wait_for_a_commit() {
+async fn a_cached_file_does_not_wait_for_a_commit() {
     let dir = TempDir::new().unwrap();
     let (warehouse, bytes) = (open(&dir).await, file(0..3));
     let name = store(&warehouse, "shop", &bytes).await;
@@ -141,7 +141,7 @@ async fn a_file_that_is_known_does_not_wait_for_a_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn eight_at_once_lose_no_file_and_make_checkpoints() {
+async fn eight_concurrent_committers_lose_no_file_and_write_checkpoints() {
     let dir = TempDir::new().unwrap();
     let bytes = file(0..2);
     let one = async || {
@@ -169,7 +169,7 @@ async fn eight_at_once_lose_no_file_and_make_checkpoints() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_crash_left_uncommitted_is_committed_when_its_rows_are_found() {
+async fn files_left_uncommitted_by_a_crash_are_committed_when_their_rows_are_found() {
     let dir = TempDir::new().unwrap();
     let bytes = file(10..20);
     let plain = Warehouse::open_local(dir.path().to_owned()).unwrap();
@@ -207,7 +207,7 @@ async fn apps_that_differ_in_case_are_different_partitions_where_the_file_system
     assert_eq!(directories, ["_delta_log", "app_id=%53hop", "app_id=shop"]);
     let (files, _) = table(&dir);
     let rows = |path: &str| files.iter().find(|(file, _)| file.starts_with(path)).map(|(_, (_, rows))| *rows);
-    // The log has URIs.
+    // The log contains URIs.
     assert_eq!((rows("app_id=shop/"), rows("app_id=%2553hop/")), (Some(5), Some(7)));
     assert!(files.keys().any(|path| path.ends_with(&b)));
     let adopted = folding().keep_log(settings()).await.unwrap().adopt_files(true, || true, |_| {}).await.unwrap();
@@ -215,7 +215,7 @@ async fn apps_that_differ_in_case_are_different_partitions_where_the_file_system
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_is_made_of_the_files_that_are_there() {
+async fn a_new_log_adopts_existing_files() {
     let dir = TempDir::new().unwrap();
     let plain = Warehouse::open_local(dir.path().to_owned()).unwrap();
     let bytes = file(0..5);
@@ -238,14 +238,14 @@ async fn a_log_is_made_of_the_files_that_are_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_an_older_process_stores_meanwhile_is_adopted_too() {
+async fn a_file_stored_by_an_older_process_meanwhile_is_adopted_too() {
     let dir = TempDir::new().unwrap();
     let (plain, bytes) = (Warehouse::open_local(dir.path().to_owned()).unwrap(), file(0..5));
     store(&plain, "b", &bytes).await;
     let warehouse = open(&dir).await;
     let (older, late) = (partition("a").to_string(), dir.path().to_owned());
     let (bytes, name) = (bytes.clone(), Warehouse::new_file_name());
-    // The first walk is past it.
+    // The first walk has already passed it.
     let tell = move |adopted: Adopted| {
         if adopted.added == 1 && !late.join(&older).exists() {
             std::fs::create_dir_all(late.join(&older)).unwrap();
@@ -259,7 +259,7 @@ async fn a_file_that_an_older_process_stores_meanwhile_is_adopted_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_was_replaced_and_one_that_was_removed_are_so_in_the_checkpoint() {
+async fn a_checkpoint_reflects_replaced_and_removed_files() {
     let dir = TempDir::new().unwrap();
     let warehouse = open(&dir).await;
     let log = warehouse.0.delta.get().unwrap();
@@ -295,7 +295,7 @@ async fn a_file_that_was_replaced_and_one_that_was_removed_are_so_in_the_checkpo
     assert_eq!(before.0, [("a", 1), ("b", 2), ("d", 1)].map(|(path, size)| (path.to_owned(), (size, 1))).into());
     let expected = [("a", 3), ("b", 2), ("e", 5)].map(|(path, size)| (path.to_owned(), (size, 1)));
     assert_eq!(table(&dir), (expected.into(), second));
-    // The files alone, each once; of those removed only the one that readers may still look for.
+    // Each file once; of the removed files only the one that readers may still look for.
     let (mut actions, checkpoint) = (Vec::new(), Listing::read(&objects).unwrap().checkpoints[&second].clone());
     let mut all = |some: Vec<Action>| {
         actions.extend(some);
@@ -312,7 +312,7 @@ async fn a_file_that_was_replaced_and_one_that_was_removed_are_so_in_the_checkpo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_file_that_is_settled_is_settled_in_the_log() {
+async fn reconciling_a_fenced_write_updates_the_log() {
     let dir = TempDir::new().unwrap();
     let warehouse = open(&dir).await;
     let late = |name: &str, bytes: &Bytes| FencedWrite {
@@ -320,7 +320,7 @@ async fn a_late_file_that_is_settled_is_settled_in_the_log() {
         name: name.to_owned(),
         bytes: bytes.clone(),
     };
-    // Others have its first half: the rest stays, under its name and with its size.
+    // Other files have its first half: the rest stays under its name, with its new size.
     let (first, whole) = (file(0..5), file(0..10));
     let (a, b) = (store(&warehouse, "shop", &first).await, store(&warehouse, "shop", &whole).await);
     commit(&warehouse, &[("shop", &a, &first), ("shop", &b, &whole)]).await;
@@ -333,14 +333,14 @@ async fn a_late_file_that_is_settled_is_settled_in_the_log() {
     };
     agrees();
     assert_eq!(table(&dir).0.values().map(|(_, rows)| rows).sum::<u64>(), 10);
-    // Others have all of it: it goes.
+    // Other files have all of its rows: it is removed.
     let again = store(&warehouse, "shop", &first).await;
     commit(&warehouse, &[("shop", &again, &first)]).await;
     let settled = warehouse.reconcile_fenced_write(&late(&again, &first), true).await.unwrap();
     assert_eq!(settled, Reconciled::Removed { rows: 5 });
     agrees();
     assert_eq!(table(&dir).0.len(), 2);
-    // Nobody committed a file that stays.
+    // A file that stays but was never committed.
     let alone = file(50..60);
     let name = store(&warehouse, "shop", &alone).await;
     assert_eq!(warehouse.reconcile_fenced_write(&late(&name, &alone), true).await.unwrap(), Reconciled::Unchanged);
@@ -349,7 +349,7 @@ async fn a_late_file_that_is_settled_is_settled_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_asks_for_more_is_refused() {
+async fn a_table_with_a_newer_protocol_is_refused() {
     let dir = TempDir::new().unwrap();
     drop(open(&dir).await);
     let newer = Action::from(Protocol { min_reader_version: 3, min_writer_version: 7 });
@@ -360,7 +360,7 @@ async fn a_table_that_asks_for_more_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_with_a_gap_is_not_gone_on_with() {
+async fn a_log_with_a_gap_is_refused() {
     let dir = TempDir::new().unwrap();
     let (warehouse, bytes) = (open(&dir).await, file(0..1));
     for _ in 0..3 {
@@ -374,7 +374,7 @@ async fn a_log_with_a_gap_is_not_gone_on_with() {
 }
 
 #[test]
-fn rows_of_a_checkpoint_come_back_as_they_were() {
+fn checkpoint_rows_survive_the_round_trip() {
     let texts = |pairs: &[(&str, Option<&str>)]| {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned))).collect()
     };

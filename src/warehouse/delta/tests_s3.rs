@@ -1,4 +1,4 @@
-//! The log in a bucket: many who commit at once, and requests that fail after they were carried out.
+//! The log in a bucket: concurrent committers, and requests that fail after taking effect.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ async fn open(server: &S3Server) -> Warehouse {
     Warehouse::open_objects(objects).await.unwrap().keep_log(settings()).await.unwrap()
 }
 
-/// The names of the files that the log adds, and its version.
+/// The names of the files that the log adds, and the version.
 fn table(server: &S3Server) -> (Vec<String>, i64) {
     let log = server.bucket().join("raw").join(LOG);
     let (mut files, mut version) = (Vec::new(), 0);
@@ -51,7 +51,7 @@ async fn eight_sinks_commit_to_one_bucket() {
     assert_eq!(files.into_iter().collect::<BTreeSet<_>>(), names.into_iter().collect());
 }
 
-/// Every way in which a put of a commit may end otherwise than with an answer that is true.
+/// Every way in which the put of a commit may end without a truthful response.
 const FAULTS: [Fault; 11] = [
     Fault::FailAfterStoring,
     Fault::HangAfterStoring,
@@ -65,7 +65,7 @@ const FAULTS: [Fault; 11] = [
     Fault::Precondition { done: false },
     Fault::Precondition { done: true },
 ];
-/// Longer than a request waits that is carried out late.
+/// Longer than the delay of a request that takes effect late.
 const LATEST: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,7 +83,7 @@ async fn a_commit_whose_answer_is_lost_is_not_repeated() {
             tokio::time::sleep(LATEST).await;
             server.heal();
         };
-        // It may fail, having been carried out or not; or find that it was.
+        // It may fail with or without having taken effect, or find that it had.
         let _ = tokio::join!(waiting.ensure_committed(), healed);
         assert!(server.faulty_writes() > met, "{fault:?}");
         waiting.ensure_committed().await.unwrap();
@@ -97,7 +97,7 @@ async fn a_commit_whose_answer_is_lost_is_not_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn four_sinks_that_meet_in_a_failing_bucket_lose_and_double_nothing() {
+async fn four_sinks_in_a_failing_bucket_lose_and_duplicate_nothing() {
     const COMMITS: usize = 3;
     let server = S3Server::start();
     let bytes = file(0..2);

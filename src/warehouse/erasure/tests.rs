@@ -1,4 +1,4 @@
-//! Erasure on a real directory with a real log: the rows of one person go, everybody else's stay as they were.
+//! Erasure on a real directory with a real log: the rows of one person are removed, all others stay unchanged.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::warehouse::compaction::tests::{
 use crate::warehouse::layout::is_compacted;
 use crate::warehouse::{CompactionOutcome, RowId};
 
-/// Every seventh row is of the device `lost`, every eleventh of the user `gone`.
+/// Every seventh row has the device `lost`, every eleventh the user `gone`.
 fn mixed(sequence: u64) -> Vec<u8> {
     let device_id = if sequence.is_multiple_of(7) { "lost".to_owned() } else { format!("device-{}", sequence % 50) };
     let user_id = if sequence.is_multiple_of(11) { "gone".to_owned() } else { String::new() };
@@ -60,7 +60,7 @@ fn all_rows(dir: &Path) -> Vec<Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_rows_of_a_device_go_and_all_others_stay_as_they_were() {
+async fn the_rows_of_a_device_are_removed_and_all_others_stay_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     for n in 0..3 {
@@ -84,7 +84,7 @@ async fn the_rows_of_a_device_go_and_all_others_stay_as_they_were() {
     assert_eq!(table(dir.path()).len(), expected.len());
     assert!(find_all(&warehouse, &lost()).await.found.is_empty());
     assert_eq!(erase_with(&warehouse, &lost(), &settings()).await, Erased::default());
-    // By the store alone, and by a process that was not there.
+    // Checked by the stored files alone, and by a new process.
     assert!(find_all(&open(dir.path()).await, &lost()).await.found.is_empty());
     for path in paths(dir.path()) {
         let bytes = std::fs::read(&path).unwrap();
@@ -93,7 +93,7 @@ async fn the_rows_of_a_device_go_and_all_others_stay_as_they_were() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_is_another_person_than_a_device_of_the_same_name() {
+async fn a_user_and_a_device_with_the_same_id_are_different_persons() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     store_file(&warehouse, file_of(0..2_000, mixed)).await;
@@ -107,7 +107,7 @@ async fn a_user_is_another_person_than_a_device_of_the_same_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_that_come_again_are_found_unless_they_were_erased() {
+async fn redelivered_messages_are_found_unless_they_were_erased() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     store_file(&warehouse, file_of(1..100, mixed)).await;
@@ -122,7 +122,7 @@ async fn messages_that_come_again_are_found_unless_they_were_erased() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn compacted_files_and_kept_ones_are_searched_too() {
+async fn compacted_and_replaced_files_are_searched_too() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     for n in 0..3 {
@@ -131,7 +131,7 @@ async fn compacted_files_and_kept_ones_are_searched_too() {
     let keeping = CompactionSettings { keep_replaced: true, ..settings() };
     assert!(matches!(compact(&warehouse, &keeping).await, CompactionOutcome::Done(_)));
     let erased = erase_with(&warehouse, &lost(), &keeping).await;
-    // The three that compaction kept, and the one that this kept.
+    // The three that compaction kept, and the one that erasure kept.
     assert_eq!((erased.files_replaced, erased.files_waiting), (1, 4));
     assert_eq!(table(dir.path()).len(), (0..1_500).filter(|n| n % 7 != 0).count());
     let vacuumed = warehouse.vacuum(&keeping, std::time::Duration::ZERO, |_| true).await.unwrap();
@@ -141,7 +141,7 @@ async fn compacted_files_and_kept_ones_are_searched_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_erased_is_named_and_the_rest_is_done() {
+async fn files_that_cannot_be_erased_are_reported_and_the_others_are_erased() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     let damaged = store_file(&warehouse, file_of(0..500, mixed)).await;
@@ -165,16 +165,16 @@ async fn what_cannot_be_erased_is_named_and_the_rest_is_done() {
     assert_eq!(erase_with(&warehouse, &lost(), &settings()).await.files_replaced, 1);
 }
 
-/// Its footer and its column of ids are whole, another column is not.
+/// The footer and the id column are intact, another column is damaged.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_page_keeps_no_other_file_back() {
+async fn a_damaged_page_does_not_stop_other_files() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     let damaged = store_file(&warehouse, file_of(0..500, mixed)).await;
     store_file(&warehouse, file_of(500..1_000, mixed)).await;
     let path = dir.path().join(partition().to_string()).join(&damaged);
     let mut bytes = std::fs::read(&path).unwrap();
-    // The first page's values, which are those of `id`.
+    // The values of the first page, which belong to `id`.
     bytes[60..400].fill(0xff);
     std::fs::write(&path, &bytes).unwrap();
     let found = find_all(&warehouse, &lost()).await;
@@ -185,7 +185,7 @@ async fn a_damaged_page_keeps_no_other_file_back() {
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "a damaged file stays");
 }
 
-/// From the first look on another worker has the partition, or changes it.
+/// Another worker holds the lease from the start, or changes the partition meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_of_one_partition_do_no_harm() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Retention on a real directory with a real log: what is over goes as a whole, and nothing else does.
+//! Retention on a real directory with a real log: expired partitions are removed as a whole, and nothing else is.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::warehouse::{
 
 const STREAM: &str = "EVENTS";
 
-/// An hour that began so long ago.
+/// An hour that began this many days ago.
 fn hour(days_ago: i64) -> i64 {
     unix_ms() / HOUR_MS - days_ago * 24
 }
@@ -29,7 +29,7 @@ fn partition(app_id: &str, days_ago: i64) -> Partition {
     Partition { app_id: app_id.to_owned(), hour: hour(days_ago) }
 }
 
-/// Ten days, `short` two, `long` for ever.
+/// Ten days; two for `short`; forever for `long`.
 fn settings() -> RetentionSettings {
     let days = |days: u64| Some(Duration::from_secs(days * 24 * 3_600));
     let apps = BTreeMap::from([("short".to_owned(), days(2)), ("long".to_owned(), None)]);
@@ -59,7 +59,7 @@ fn file(partition: &Partition, sequence: u64) -> bytes::Bytes {
     encoder.finish(file, [sequence].into_iter()).unwrap()
 }
 
-/// Stores a file, as the sink does before it commits it.
+/// Stores a file, as the sink does before committing it.
 async fn store(warehouse: &Warehouse, partition: &Partition, sequence: u64) -> (String, bytes::Bytes) {
     let (name, bytes) = (Warehouse::new_file_name(), file(partition, sequence));
     assert!(warehouse.store(partition, &name, bytes.clone(), || true).await.unwrap());
@@ -94,7 +94,7 @@ async fn expire_all(warehouse: &Warehouse, settings: &RetentionSettings) -> Vec<
     done
 }
 
-/// What a reader of the log finds: the paths of the table's files, and of which versions each commit takes how many.
+/// What a reader of the log sees: the paths of the table's files, and how many files each commit removes.
 fn table(dir: &Path) -> (Vec<String>, Vec<usize>) {
     let mut files = BTreeMap::new();
     let mut removals = Vec::new();
@@ -121,7 +121,7 @@ fn table(dir: &Path) -> (Vec<String>, Vec<usize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whole_partitions_go_when_their_app_says_so() {
+async fn whole_partitions_expire_by_the_rule_of_their_app() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     let goes = [partition("shop", 11), partition("shop", 400), partition("short", 3)];
@@ -136,16 +136,16 @@ async fn whole_partitions_go_when_their_app_says_so() {
     assert_eq!((found.oldest(), found.newest()), (Some(&goes[1]), Some(&goes[2])));
     let of_app = warehouse.old_partitions(&settings(), Some("short"), |_| true).await.unwrap();
     assert_eq!(of_app.partitions.len(), 1);
-    // Not a file is touched by looking.
+    // Searching touches no file.
     assert_eq!(table(dir.path()).0.len(), 21);
 
     let done = expire_all(&warehouse, &settings()).await;
     assert!(done.iter().all(|done| done.files == 3 && done.left.is_empty()), "{done:?}");
     let (files, removals) = table(dir.path());
-    // One commit each.
+    // One commit per partition.
     assert_eq!((files.len(), removals), (12, vec![3, 3, 3]));
     assert!(files.iter().all(|path| stays.iter().any(|stays| path.starts_with(&stays.to_string()))));
-    // With the directories that are empty then, and no others.
+    // Empty directories are removed too, and no others.
     for partition in &goes {
         assert!(!dir.path().join(partition.to_string()).exists(), "{partition}");
     }
@@ -153,18 +153,18 @@ async fn whole_partitions_go_when_their_app_says_so() {
     assert!(dir.path().join(stays[1].to_string()).is_dir());
     assert!(look(&warehouse, &settings()).await.partitions.is_empty());
 
-    // An event that comes late goes by the next pass, of this process and of another.
+    // A late event is removed by the next pass, of this process or another.
     add(&warehouse, &goes[0], 100).await;
     let other = open(dir.path()).await;
     assert_eq!(expire_all(&other, &settings()).await.len(), 1);
     assert!(look(&warehouse, &settings()).await.partitions.is_empty());
-    // And is not put into the table once more.
+    // And is not added to the table again.
     add(&warehouse, &goes[0], 101).await;
     assert_eq!(table(dir.path()).0.len(), 13);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_in_the_table_or_not_ours_or_damaged_stays() {
+async fn files_not_in_the_table_foreign_or_damaged_stay() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     let old = partition("shop", 20);
@@ -189,7 +189,7 @@ async fn what_is_not_in_the_table_or_not_ours_or_damaged_stays() {
     assert!(expected.iter().all(|name| directory.join(name).exists()));
     assert!(warehouse.damage().unwrap().contains(&damaged));
     assert!(look(&warehouse, &settings()).await.partitions.is_empty());
-    // The sink that stored it commits it now; then it goes as well.
+    // Once the sink that stored it commits it, it is removed as well.
     commit(&warehouse, &old, (uncommitted.clone(), bytes)).await;
     assert_eq!(expire_all(&warehouse, &settings()).await[0].files, 1);
     assert!(!directory.join(&uncommitted).exists() && directory.join("notes.txt").exists());
@@ -197,7 +197,7 @@ async fn what_is_not_in_the_table_or_not_ours_or_damaged_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kept_files_are_out_of_the_table_until_a_vacuum() {
+async fn kept_files_leave_the_table_and_stay_until_a_vacuum() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     let old = partition("shop", 20);
@@ -212,7 +212,7 @@ async fn kept_files_are_out_of_the_table_until_a_vacuum() {
     assert_eq!((waiting.files, waiting.waiting), (0, 1));
     let done = warehouse.vacuum(&vacuum, Duration::ZERO, |_| true).await.unwrap();
     assert!(done.files == 1 && !path.parent().unwrap().exists());
-    // Whoever was killed before it removed what it had taken out of the table: the next one does.
+    // A process was killed after its commit and before removing the files: the next pass removes them.
     let name = add(&warehouse, &old, 2).await;
     expire_all(&warehouse, &keeping).await;
     assert_eq!(expire_all(&warehouse, &settings()).await[0].files, 1);
@@ -232,7 +232,7 @@ fn compaction_settings(keep_replaced: bool) -> CompactionSettings {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn compacted_partitions_go_and_one_that_is_worked_on_waits() {
+async fn compacted_partitions_expire_and_a_leased_one_waits() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     let old = partition("shop", 20);
@@ -249,7 +249,7 @@ async fn compacted_partitions_go_and_one_that_is_worked_on_waits() {
     let lease = lease.await.unwrap().unwrap().unwrap();
     assert_eq!(warehouse.expire(&found.partitions[0], &settings()).await.unwrap(), ExpiryOutcome::Busy);
     lease.release(&shared.objects).unwrap();
-    // With what the compacted file replaced.
+    // Along with the files that the compacted file replaced.
     let ExpiryOutcome::Done(done) = warehouse.expire(&found.partitions[0], &settings()).await.unwrap() else {
         panic!()
     };
@@ -259,9 +259,9 @@ async fn compacted_partitions_go_and_one_that_is_worked_on_waits() {
     assert_eq!(outcome, CompactionOutcome::Nothing);
 }
 
-/// Footers that were read while the files were there, and asked for rows when they are gone.
+/// Footers were read while the files existed, and rows are looked up after the files are removed.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_looks_for_a_suspect_meanwhile_looks_again() {
+async fn a_lookup_during_removal_is_retried() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     let old = partition("shop", 20);
@@ -271,14 +271,14 @@ async fn whoever_looks_for_a_suspect_meanwhile_looks_again() {
     let footers = warehouse.footers(&old).await.unwrap();
     assert!(footers.may_hold(7));
     expire_all(&warehouse, &settings()).await;
-    // They may be elsewhere now, as far as it knows: the sink lists once more.
+    // The rows may have moved to other files: the sink lists again.
     assert_eq!(warehouse.confirm(footers, suspects()).await.unwrap_err().kind, WarehouseErrorKind::Unavailable);
     let footers = warehouse.footers(&old).await.unwrap();
     assert!(!footers.may_hold(7));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_log_the_files_go() {
+async fn without_a_log_the_files_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = Warehouse::open_local(dir.path().to_owned()).unwrap();
     let (old, young) = (partition("shop", 20), partition("shop", 2));
@@ -292,9 +292,9 @@ async fn without_a_log_the_files_go() {
     assert!(look(&warehouse, &settings()).await.partitions.is_empty());
 }
 
-/// On an object store, whose clock says when.
+/// On an object store, whose clock decides.
 #[tokio::test(flavor = "multi_thread")]
-async fn whole_partitions_of_a_bucket_go() {
+async fn whole_partitions_of_a_bucket_expire() {
     let s3 = S3Server::start();
     let warehouse = Warehouse::open_objects(ObjectSettings::of_test(&s3)).await.unwrap();
     let warehouse = warehouse.keep_log(DeltaSettings { retention: Duration::from_secs(3_600) }).await.unwrap();
