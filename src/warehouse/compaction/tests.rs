@@ -289,9 +289,9 @@ async fn redelivered_messages_are_found_in_compacted_files() {
     for warehouse in [warehouse, open(dir.path()).await] {
         let footers = warehouse.footers(&partition()).await.unwrap();
         assert!(footers.may_hold(5) && footers.may_hold(299) && !footers.may_hold(300));
-        let suspects = [(5, "id-5"), (299, "id-299"), (7, "somebody else's")];
-        let suspects = suspects.map(|(sequence, id)| RowId { sequence, id: id.to_owned() }).into();
-        assert_eq!(warehouse.confirm(footers, suspects).await.unwrap(), [true, true, false]);
+        let in_doubt = [(5, "id-5"), (299, "id-299"), (7, "somebody else's")];
+        let in_doubt = in_doubt.map(|(sequence, id)| RowId { sequence, id: id.to_owned() }).into();
+        assert_eq!(warehouse.confirm(footers, in_doubt).await.unwrap(), [true, true, false]);
         assert_eq!(sorted(table(dir.path())), expected(0..300));
     }
 }
@@ -321,8 +321,8 @@ async fn replaced_files_stay_for_readers_of_older_versions_until_the_vacuum() {
     assert_eq!((status.files, status.replaced_files, status.candidates.len()), (1, 2, 0));
     // A redelivered message may be found in either; the replaced files are not added again.
     let footers = warehouse.footers(&partition()).await.unwrap();
-    let suspects = vec![RowId { sequence: 3, id: "id-3".to_owned() }];
-    assert_eq!(warehouse.confirm(footers, suspects).await.unwrap(), [true]);
+    let in_doubt = vec![RowId { sequence: 3, id: "id-3".to_owned() }];
+    assert_eq!(warehouse.confirm(footers, in_doubt).await.unwrap(), [true]);
     let adopted = warehouse.adopt_files(true, || true, |_| {}).await.unwrap().unwrap();
     assert_eq!((adopted.added, adopted.known), (0, 3));
     let week = Duration::from_secs(604_800);
@@ -352,8 +352,8 @@ async fn a_new_log_over_compacted_files_has_every_row_once() {
     assert_eq!(sorted(table(dir.path())), expected(0..250));
     // Nor when one of their messages is redelivered.
     let footers = warehouse.footers(&partition()).await.unwrap();
-    let suspects = (0..200).map(|sequence| RowId { sequence, id: format!("id-{sequence}") }).collect();
-    assert_eq!(warehouse.confirm(footers, suspects).await.unwrap(), [true; 200]);
+    let in_doubt = (0..200).map(|sequence| RowId { sequence, id: format!("id-{sequence}") }).collect();
+    assert_eq!(warehouse.confirm(footers, in_doubt).await.unwrap(), [true; 200]);
     assert_eq!(sorted(table(dir.path())), expected(0..250));
 }
 
@@ -461,8 +461,8 @@ async fn outputs_of_a_killed_worker_are_removed_and_never_committed() {
     std::fs::write(&part, "half").unwrap();
     // Redelivered messages are found, and the orphan stays out of the table.
     let footers = warehouse.footers(&partition()).await.unwrap();
-    let suspects = vec![RowId { sequence: 3, id: "id-3".to_owned() }];
-    assert_eq!(warehouse.confirm(footers, suspects).await.unwrap(), [true]);
+    let in_doubt = vec![RowId { sequence: 3, id: "id-3".to_owned() }];
+    assert_eq!(warehouse.confirm(footers, in_doubt).await.unwrap(), [true]);
     assert_eq!(warehouse.adopt_files(true, || true, |_| {}).await.unwrap().unwrap().added, 0);
     assert_eq!(sorted(table(dir.path())), expected(0..200));
     let status = warehouse.survey(&settings(), &PartitionFilter::default(), |_| true).await.unwrap();

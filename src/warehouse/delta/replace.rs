@@ -190,15 +190,15 @@ impl Delta {
         wanted: &[(Partition, String)],
     ) -> Result<Vec<Option<i64>>, WarehouseError> {
         let path = |(partition, name): &(Partition, String)| TableFile::new(objects, partition, name).path();
-        let places: HashMap<String, usize> = wanted.iter().map(path).zip(0..).collect();
+        let indexes: HashMap<String, usize> = wanted.iter().map(path).zip(0..).collect();
         let mut removed = vec![None; wanted.len()];
         let listing = Listing::read(objects)?;
         let Some(latest) = listing.latest else { return Ok(removed) };
         let (at, files) = listing.checkpoint(latest).unwrap_or((-1, &[]));
         let mut note = |actions: &[Action]| {
             for action in actions {
-                let Some(place) = action.file().and_then(|(path, _)| places.get(path)) else { continue };
-                removed[*place] = action.remove.as_ref().and_then(|remove| remove.deletion_timestamp);
+                let Some(index) = action.file().and_then(|(path, _)| indexes.get(path)) else { continue };
+                removed[*index] = action.remove.as_ref().and_then(|remove| remove.deletion_timestamp);
             }
         };
         for file in files {

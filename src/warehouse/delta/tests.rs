@@ -130,13 +130,13 @@ async fn a_cached_file_does_not_wait_for_a_commit() {
     commit(&warehouse, &[("shop", &name, &bytes)]).await;
     let asking = warehouse.clone();
     let committing = warehouse.0.delta.get().unwrap().tail();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (done, answer) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let shared = &asking.0;
         let log = shared.delta.get().unwrap();
-        tell.send(log.ensure(&shared.objects, &shared.footers.damaged, &partition("shop"), &[&name])).unwrap();
+        done.send(log.ensure(&shared.objects, &shared.footers.damaged, &partition("shop"), &[&name])).unwrap();
     });
-    told.recv_timeout(Duration::from_secs(60)).expect("an answer while a commit is under way").unwrap();
+    answer.recv_timeout(Duration::from_secs(60)).expect("an answer while a commit is under way").unwrap();
     drop(committing);
 }
 
@@ -178,8 +178,8 @@ async fn files_left_uncommitted_by_a_crash_are_committed_when_their_rows_are_fou
         let warehouse = open(&dir).await;
         assert!(table(&dir).0.len() <= 1);
         let footers = warehouse.footers(&partition("shop")).await.unwrap();
-        let suspects = [(12, "12"), (12, "x"), (30, "30")].map(|(sequence, id)| RowId { sequence, id: id.to_owned() });
-        assert_eq!(warehouse.confirm(footers, suspects.into()).await.unwrap(), [true, false, false]);
+        let in_doubt = [(12, "12"), (12, "x"), (30, "30")].map(|(sequence, id)| RowId { sequence, id: id.to_owned() });
+        assert_eq!(warehouse.confirm(footers, in_doubt.into()).await.unwrap(), [true, false, false]);
         let (files, version) = table(&dir);
         assert_eq!((files.len(), version), (1, 1));
         assert!(files.keys().all(|path| path.ends_with(&name)));
@@ -197,9 +197,9 @@ async fn apps_that_differ_in_case_are_different_partitions_where_the_file_system
     commit(&warehouse, &[("shop", &a, &one)]).await;
     for (app, sequence) in [("shop", 3), ("Shop", 7)] {
         let footers = warehouse.footers(&partition(app)).await.unwrap();
-        let suspects = [3, 7].map(|sequence: u64| RowId { sequence, id: sequence.to_string() });
+        let in_doubt = [3, 7].map(|sequence: u64| RowId { sequence, id: sequence.to_string() });
         let expected = [3, 7].map(|there| there == sequence);
-        assert_eq!(warehouse.confirm(footers, suspects.into()).await.unwrap(), expected, "{app}");
+        assert_eq!(warehouse.confirm(footers, in_doubt.into()).await.unwrap(), expected, "{app}");
     }
     let mut directories: Vec<_> =
         std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -243,16 +243,16 @@ async fn a_file_stored_by_an_older_process_meanwhile_is_adopted_too() {
     let (plain, bytes) = (Warehouse::open_local(dir.path().to_owned()).unwrap(), file(0..5));
     store(&plain, "b", &bytes).await;
     let warehouse = open(&dir).await;
-    let (older, late) = (partition("a").to_string(), dir.path().to_owned());
+    let (older, root) = (partition("a").to_string(), dir.path().to_owned());
     let (bytes, name) = (bytes.clone(), Warehouse::new_file_name());
     // The first walk has already passed it.
-    let tell = move |adopted: Adopted| {
-        if adopted.added == 1 && !late.join(&older).exists() {
-            std::fs::create_dir_all(late.join(&older)).unwrap();
-            std::fs::write(late.join(&older).join(&name), &bytes).unwrap();
+    let report = move |adopted: Adopted| {
+        if adopted.added == 1 && !root.join(&older).exists() {
+            std::fs::create_dir_all(root.join(&older)).unwrap();
+            std::fs::write(root.join(&older).join(&name), &bytes).unwrap();
         }
     };
-    let adopted = warehouse.adopt_files(false, || true, tell).await.unwrap().unwrap();
+    let adopted = warehouse.adopt_files(false, || true, report).await.unwrap().unwrap();
     assert_eq!(adopted, Adopted { added: 2, ..Adopted::default() });
     assert_eq!(table(&dir).0.len(), 2);
     assert_eq!(warehouse.adopt_files(false, || true, |_| {}).await.unwrap(), None);
@@ -315,7 +315,7 @@ async fn a_checkpoint_reflects_replaced_and_removed_files() {
 async fn reconciling_a_fenced_write_updates_the_log() {
     let dir = TempDir::new().unwrap();
     let warehouse = open(&dir).await;
-    let late = |name: &str, bytes: &Bytes| FencedWrite {
+    let fenced = |name: &str, bytes: &Bytes| FencedWrite {
         partition: partition("shop"),
         name: name.to_owned(),
         bytes: bytes.clone(),
@@ -324,8 +324,8 @@ async fn reconciling_a_fenced_write_updates_the_log() {
     let (first, whole) = (file(0..5), file(0..10));
     let (a, b) = (store(&warehouse, "shop", &first).await, store(&warehouse, "shop", &whole).await);
     commit(&warehouse, &[("shop", &a, &first), ("shop", &b, &whole)]).await;
-    let settled = warehouse.reconcile_fenced_write(&late(&b, &whole), true).await.unwrap();
-    assert_eq!(settled, Reconciled::Replaced { removed: 5, kept: 5, duplicated: 0 });
+    let reconciled = warehouse.reconcile_fenced_write(&fenced(&b, &whole), true).await.unwrap();
+    assert_eq!(reconciled, Reconciled::Replaced { removed: 5, kept: 5, duplicated: 0 });
     let agrees = || {
         for (path, (size, _)) in table(&dir).0 {
             assert_eq!(std::fs::metadata(dir.path().join(path)).unwrap().len(), size as u64);
@@ -336,14 +336,14 @@ async fn reconciling_a_fenced_write_updates_the_log() {
     // Other files have all of its rows: it is removed.
     let again = store(&warehouse, "shop", &first).await;
     commit(&warehouse, &[("shop", &again, &first)]).await;
-    let settled = warehouse.reconcile_fenced_write(&late(&again, &first), true).await.unwrap();
-    assert_eq!(settled, Reconciled::Removed { rows: 5 });
+    let reconciled = warehouse.reconcile_fenced_write(&fenced(&again, &first), true).await.unwrap();
+    assert_eq!(reconciled, Reconciled::Removed { rows: 5 });
     agrees();
     assert_eq!(table(&dir).0.len(), 2);
     // A file that stays but was never committed.
     let alone = file(50..60);
     let name = store(&warehouse, "shop", &alone).await;
-    assert_eq!(warehouse.reconcile_fenced_write(&late(&name, &alone), true).await.unwrap(), Reconciled::Unchanged);
+    assert_eq!(warehouse.reconcile_fenced_write(&fenced(&name, &alone), true).await.unwrap(), Reconciled::Unchanged);
     assert_eq!(table(&dir).0.len(), 3);
     agrees();
 }

@@ -55,9 +55,9 @@ fn rows_in<R: ChunkReader + 'static>(source: R, person: &PersonId) -> Result<u64
     // A file from before the column was added has no such ids.
     let Some(column) = columns.iter().position(|column| column.name() == person.field()) else { return Ok(0) };
     let mut groups = Vec::new();
-    for (place, group) in metadata.row_groups().iter().enumerate() {
+    for (index, group) in metadata.row_groups().iter().enumerate() {
         if may_hold(&source, group.column(column), person.text())? {
-            groups.push(place);
+            groups.push(index);
         }
     }
     if groups.is_empty() { Ok(0) } else { count(source, metadata, groups, person) }

@@ -114,10 +114,10 @@ async fn redelivered_messages_are_found_unless_they_were_erased() {
     erase_with(&warehouse, &lost(), &settings()).await;
     for warehouse in [warehouse, open(dir.path()).await] {
         let footers = warehouse.footers(&partition()).await.unwrap();
-        let suspects = (1..100).map(|sequence| RowId { sequence, id: format!("id-{sequence}") }).collect();
-        let held = warehouse.confirm(footers, suspects).await.unwrap();
+        let in_doubt = (1..100).map(|sequence| RowId { sequence, id: format!("id-{sequence}") }).collect();
+        let stored = warehouse.confirm(footers, in_doubt).await.unwrap();
         let expected: Vec<bool> = (1..100).map(|sequence| sequence % 7 != 0).collect();
-        assert_eq!(held, expected);
+        assert_eq!(stored, expected);
     }
 }
 

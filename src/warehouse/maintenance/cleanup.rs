@@ -69,12 +69,12 @@ pub(super) fn abandon<'a>(
 pub(in crate::warehouse) fn sweep_scratch(
     objects: &Objects,
     seen: &SeenLeases,
-    elsewhere: &Path,
+    scratch_directory: &Path,
 ) -> Result<u64, WarehouseError> {
     let mut left = objects.list(lease::DIRECTORY)?;
     left.retain(|file| scratch::job_of(&file.name).is_some());
-    let workshop = objects.staging_directory(lease::DIRECTORY, elsewhere);
-    let here: Vec<String> = match std::fs::read_dir(&workshop) {
+    let staging = objects.staging_directory(lease::DIRECTORY, scratch_directory);
+    let here: Vec<String> = match std::fs::read_dir(&staging) {
         Ok(entries) => entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect(),
         Err(_) => Vec::new(),
     };
@@ -90,7 +90,7 @@ pub(in crate::warehouse) fn sweep_scratch(
         removed += 1;
     }
     for name in here.iter().filter(|name| is_left(name)) {
-        removed += u64::from(std::fs::remove_file(workshop.join(name)).is_ok());
+        removed += u64::from(std::fs::remove_file(staging.join(name)).is_ok());
     }
     Ok(removed)
 }

@@ -267,12 +267,12 @@ async fn a_lookup_during_removal_is_retried() {
     let old = partition("shop", 20);
     let stored = store(&warehouse, &old, 7).await;
     commit(&warehouse, &old, stored).await;
-    let suspects = || vec![RowId { sequence: 7, id: "id-7".to_owned() }];
+    let in_doubt = || vec![RowId { sequence: 7, id: "id-7".to_owned() }];
     let footers = warehouse.footers(&old).await.unwrap();
     assert!(footers.may_hold(7));
     expire_all(&warehouse, &settings()).await;
     // The rows may have moved to other files: the sink lists again.
-    assert_eq!(warehouse.confirm(footers, suspects()).await.unwrap_err().kind, WarehouseErrorKind::Unavailable);
+    assert_eq!(warehouse.confirm(footers, in_doubt()).await.unwrap_err().kind, WarehouseErrorKind::Unavailable);
     let footers = warehouse.footers(&old).await.unwrap();
     assert!(!footers.may_hold(7));
 }
