@@ -25,10 +25,10 @@ mod write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{channel, sync_channel};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 
+use crate::base::clock::unix_ms;
 use crate::warehouse::Warehouse;
 
 use identities::KnownIdentities;
@@ -75,7 +75,7 @@ pub fn import(
         app: settings.app.as_deref().or(source.app()).map(str::to_owned),
         format: source.format(),
         event_bytes_max: settings.event_bytes_max,
-        now_ms: now_ms(),
+        now_ms: unix_ms(),
         import: import.clone(),
         threads: settings.threads.max(1),
         hasher: identities.hasher(),
@@ -96,7 +96,7 @@ pub fn import(
         while let Some(chunk) = chunks.recv()?? {
             let (first_row, rows) = (chunk.first_row, chunk.rows);
             let validated = validator.validate(chunk);
-            let writer = ChunkWriter { warehouse, settings, import: &import, first_row, received_at_ms: now_ms() };
+            let writer = ChunkWriter { warehouse, settings, import: &import, first_row, received_at_ms: unix_ms() };
             let fresh = writer.deduplicate(&validated, &mut identities)?;
             rejects.add(&validated)?;
             if !settings.dry_run {
@@ -117,9 +117,4 @@ pub fn import(
     progress.rejected = rejects.rows();
     progress.rejects = rejects.finish()?;
     Ok(progress)
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

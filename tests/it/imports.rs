@@ -16,7 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("http", &["base", "event", "metrics"]),
     ("openapi", &["event", "http"]),
     ("gateway", &["base", "bus", "quarantine", "store", "http", "openapi", "event", "metrics"]),
-    ("import", &["event", "warehouse"]),
+    ("import", &["base", "event", "warehouse"]),
     ("sink", &["base", "bus", "warehouse", "event", "metrics"]),
     ("reaction", &["base", "bus", "store", "event", "metrics"]),
     ("admin", &["base", "bus", "quarantine", "store", "http", "openapi", "event", "metrics"]),
