@@ -122,7 +122,7 @@ fn no_reader_sees_a_state_in_between() {
     let reads = std::env::var("CAUSALITY_READS").unwrap_or_else(|_| "60".to_owned());
     let dir = tempfile::tempdir().unwrap();
     read_while_it_changes(dir.path(), &[], "10s", |server| {
-        python("read_changes.py", &[server.warehouse().to_str().unwrap(), &reads], "")
+        python("read_changes.py", &[server.warehouse().to_str().unwrap(), &reads, "10"], "")
     });
 }
 

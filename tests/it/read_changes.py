@@ -1,26 +1,36 @@
 """Reads the lake again and again through its Delta log while it changes, by readers that share no code with the product.
 
-    read_changes.py DIR READS                            by deltalake, which opens the table anew for each read
+    read_changes.py DIR READS KEPT                       by deltalake, which opens the table anew for each read
     read_changes.py trino:PORT:CATALOG.SCHEMA.TABLE READS  by Trino, which reads the ids and counts them by itself in turn
 
 Each read must be one state of the table: no id twice, no event of a device that stays gone again, and the events of a
-person (a device whose name begins with "person-") all there or all gone, once they were there. Prints {"reads": N,
-"versions": N different ones, "persons": N gone, "rows": N}.
+person (a device whose name begins with "person-") all there or all gone, once they were there. Replaced files are there
+for KEPT seconds: a read that a busy machine holds up for longer than that may miss one, is told and done again; a file
+that a shorter read misses is a fault. Prints {"reads": N, "versions": N different ones, "persons": N gone, "rows": N}.
 """
 
 import collections
 import json
 import os
 import sys
+import time
 
 
 def by_deltalake(uri):
     """(which state it is, {device: rows}, rows, different ids)"""
     import deltalake
 
+    kept = float(sys.argv[3])
     while True:
+        began = time.monotonic()
         table = deltalake.DeltaTable(uri)
-        found = table.to_pyarrow_table(columns=["id", "device_id"])
+        try:
+            found = table.to_pyarrow_table(columns=["id", "device_id"])
+        except FileNotFoundError as error:
+            took = time.monotonic() - began
+            assert took > kept, f"version {table.version()} misses a file after {took:.1f} s: {error}"
+            print(f"version {table.version()}: the read took {took:.1f} s", file=sys.stderr)
+            continue
         yield table.version(), collections.Counter(found.column("device_id").to_pylist()), found.num_rows, len(set(found.column("id").to_pylist()))
 
 
