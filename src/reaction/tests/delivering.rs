@@ -116,7 +116,7 @@ async fn the_last_attempt_ends_in_a_dead_letter_that_can_be_retried_by_hand() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gone_disables_the_webhook() {
+async fn a_410_disables_the_webhook() {
     let world = World::open();
     let receiver = Receiver::start(&world.tasks, |_| (410, None)).await;
     world.run_dispatcher(dispatcher_settings());

@@ -103,7 +103,7 @@ impl AttemptResult {
     pub(super) fn pause(&self, longest: Duration) -> Option<Duration> {
         match self {
             Self::Status { code: StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, retry_after } => {
-                retry_after.map(|asked| asked.min(longest)).filter(|asked| !asked.is_zero())
+                retry_after.map(|requested| requested.min(longest)).filter(|requested| !requested.is_zero())
             }
             _ => None,
         }
@@ -136,11 +136,11 @@ pub(super) fn outcome(
     } else if attempts >= delivery.max_attempts {
         DeliveryStatus::DeadLetter
     } else {
-        let asked = match result {
+        let requested = match result {
             AttemptResult::Status { retry_after, .. } => retry_after.unwrap_or_default().min(plan.retry_after_max),
             AttemptResult::NoResponse(_) => Duration::ZERO,
         };
-        let wait = plan.backoff.delay(attempts, random).max(asked);
+        let wait = plan.backoff.delay(attempts, random).max(requested);
         wait_ms = Some(wait.as_millis() as i64);
         DeliveryStatus::Pending
     };
@@ -160,8 +160,8 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let date = |name: HeaderName| httpdate::parse_http_date(headers.get(name)?.to_str().ok()?.trim()).ok();
-    let asked = date(RETRY_AFTER)?;
-    Some(asked.duration_since(date(DATE).unwrap_or(now)).unwrap_or_default())
+    let requested = date(RETRY_AFTER)?;
+    Some(requested.duration_since(date(DATE).unwrap_or(now)).unwrap_or_default())
 }
 
 /// The error chain from the outermost to the innermost cause; none contains the URL or a header.

@@ -130,7 +130,7 @@ impl<'a> Lower<'a> {
     /// `operand.name`, or `operand['name']`.
     fn field(&mut self, tree: &IdedExpr, (operand, of): (Node, Type), name: &str) -> (Node, Type) {
         let (field_type, optional) = match self.field_type(&of, name, self.kinds) {
-            Ok(held) => held,
+            Ok(found) => found,
             Err(detail) => return self.problem(tree, detail),
         };
         let field = Field { name: name.into(), optional };

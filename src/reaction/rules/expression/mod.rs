@@ -73,7 +73,7 @@ impl Expression {
     /// Evaluates the expression over a view. The result is false when the event lacks a message that is accessed.
     pub(super) fn evaluate(&self, view: &Json, budget: &mut Budget) -> Result<bool, ExpressionFault> {
         match (Evaluator { event: view, variables: Vec::new(), budget }).bool(&self.root) {
-            Ok(verdict) => Ok(verdict),
+            Ok(result) => Ok(result),
             Err(EvalError::Absent) => Ok(false),
             Err(EvalError::Exhausted) => Err(ExpressionFault::Budget),
             Err(EvalError::Fault(text)) => Err(ExpressionFault::Failed(text)),

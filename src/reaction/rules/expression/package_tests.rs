@@ -19,7 +19,7 @@ fn evaluate_with_package(source: &str, view: &Json) -> Option<Result<bool, ()>> 
     let mut scope = ROOT.new_inner_scope();
     scope.add_variable_from_value("event", to_cel(view));
     Some(match program.execute(&scope) {
-        Ok(CelValue::Bool(verdict)) => Ok(verdict),
+        Ok(CelValue::Bool(result)) => Ok(result),
         Ok(_) => Err(()),
         // We check types and names before evaluation.
         Err(ExecutionError::UndeclaredReference(_)) => return None,
