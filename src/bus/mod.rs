@@ -25,10 +25,6 @@ mod subscription;
 
 #[cfg(test)]
 pub(crate) mod conformance;
-#[cfg(test)]
-pub(crate) mod conformance_erase;
-#[cfg(test)]
-pub(crate) mod conformance_input;
 
 use std::time::{Duration, Instant};
 

@@ -119,15 +119,15 @@ impl Default for Gathering {
 
 impl Gathering {
     /// How many batches the next commit waits for, and the most it takes.
-    fn wanted(&mut self, round: CommitStats) -> (usize, usize) {
-        let before = std::mem::replace(&mut self.before, round.batches);
-        let publishers = if self.halved { round.batches + before } else { round.batches };
+    fn wanted(&mut self, stats: CommitStats) -> (usize, usize) {
+        let before = std::mem::replace(&mut self.before, stats.batches);
+        let publishers = if self.halved { stats.batches + before } else { stats.batches };
         if publishers < HALVED_MIN {
-            *self = Self { before: round.batches, ..Self::default() };
-            return (round.batches, usize::MAX);
+            *self = Self { before: stats.batches, ..Self::default() };
+            return (stats.batches, usize::MAX);
         }
         let half = publishers / 2;
-        self.measure(round);
+        self.measure(stats);
         if self.changes() {
             self.halved = !self.halved;
             (self.commits, self.measured, self.before) = (0, Measured::default(), half);
@@ -136,9 +136,9 @@ impl Gathering {
         if self.halved { (half, half + half / 4 + 1) } else { (publishers, usize::MAX) }
     }
 
-    fn measure(&mut self, round: CommitStats) {
+    fn measure(&mut self, stats: CommitStats) {
         // Publishers that were away say nothing about either mode.
-        if round.gathered > GATHER_MAX {
+        if stats.gathered > GATHER_MAX {
             return;
         }
         self.commits += 1;
@@ -147,8 +147,8 @@ impl Gathering {
         }
         if self.commits > SETTLING_COMMITS {
             let Measured { commits, batches, time } = self.measured;
-            let time = time + round.gathered + round.busy;
-            self.measured = Measured { commits: commits + 1, batches: batches + round.batches, time };
+            let time = time + stats.gathered + stats.busy;
+            self.measured = Measured { commits: commits + 1, batches: batches + stats.batches, time };
         }
     }
 
@@ -192,13 +192,13 @@ impl Backpressure {
     /// When publishers are served next, after a commit.
     pub(super) fn schedule(
         &mut self,
-        round: CommitStats,
+        stats: CommitStats,
         now: Instant,
         consumers: impl Iterator<Item = ConsumerProgress>,
     ) -> CommitSchedule {
-        let gather_until = now + (round.busy * GATHER_COMMITS).min(GATHER_MAX);
-        let from = now + self.rest(round.busy, now, consumers);
-        let (batches, batches_max) = self.gathering.wanted(round);
+        let gather_until = now + (stats.busy * GATHER_COMMITS).min(GATHER_MAX);
+        let from = now + self.rest(stats.busy, now, consumers);
+        let (batches, batches_max) = self.gathering.wanted(stats);
         CommitSchedule { from, gather_until, batches, batches_max }
     }
 
@@ -285,11 +285,11 @@ mod tests {
     #[test]
     fn halves_adapt_to_the_number_of_publishers() {
         let mut gathering = Gathering { halved: true, before: 32, ..Gathering::default() };
-        let round = |batches| CommitStats { batches, gathered: Duration::ZERO, busy: BUSY };
-        assert_eq!(gathering.wanted(round(32)), (32, 41));
-        assert_eq!(gathering.wanted(round(41)), (36, 46));
-        assert_eq!(gathering.wanted(round(5)), (23, 29));
-        assert_eq!(gathering.wanted(round(2)), (2, usize::MAX), "too few to be halved");
+        let stats = |batches| CommitStats { batches, gathered: Duration::ZERO, busy: BUSY };
+        assert_eq!(gathering.wanted(stats(32)), (32, 41));
+        assert_eq!(gathering.wanted(stats(41)), (36, 46));
+        assert_eq!(gathering.wanted(stats(5)), (23, 29));
+        assert_eq!(gathering.wanted(stats(2)), (2, usize::MAX), "too few to be halved");
     }
 
     #[test]

@@ -23,18 +23,6 @@ mod publish;
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_deleted;
-#[cfg(test)]
-mod tests_erase;
-#[cfg(test)]
-mod tests_foreign;
-#[cfg(test)]
-mod tests_size;
-#[cfg(test)]
-mod tests_stored;
-#[cfg(test)]
-mod tests_tls;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};

@@ -381,5 +381,4 @@ fn block_id(run: i64, block: usize) -> i64 {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -105,12 +105,12 @@ impl Writer {
     }
 
     /// When publishers are served next, after a round that ended now.
-    fn schedule(&mut self, round: CommitStats, now: Instant) -> CommitSchedule {
+    fn schedule(&mut self, stats: CommitStats, now: Instant) -> CommitSchedule {
         let middle = lock(&self.shared.tail).middle();
         let consumers = self.shared.each_consumer();
         let next = consumers.iter().map(|consumer| consumer.lock().window().next());
         let progress = next.map(|next| ConsumerProgress { next, behind: next < middle });
-        self.backpressure.schedule(round, now, progress)
+        self.backpressure.schedule(stats, now, progress)
     }
 
     fn round(&mut self, work: Work) {

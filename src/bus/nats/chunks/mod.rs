@@ -22,8 +22,6 @@ mod subscription;
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_replicas;
 
 /// Chunks that may be leased at the same time; with little traffic, chunks are small.
 pub(super) const PENDING_MAX: usize = 65_536;

@@ -1,5 +1,7 @@
 //! Tests of consumers that lease chunks, on the oldest and the newest server.
 
+mod replicas;
+
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 

@@ -2,9 +2,12 @@
 //!
 //! An engine runs the suite with `conformance::suite!(open)`, where `open` creates a fresh [`Fixture`].
 
+mod erase;
+mod input;
+
 use std::time::{Duration, Instant};
 
-use super::{
+use crate::bus::{
     Batch, Bus, BusErrorKind, ConsumerSpec, Delivery, EmbeddedSettings, NatsSettings, PublishMode, Published,
     StreamStorage, Subscription,
 };
@@ -156,7 +159,7 @@ async fn assert_silent(subscription: &mut Subscription) {
     assert!(fetched.is_err(), "nothing is due, but {fetched:?} came");
 }
 
-pub(crate) fn receipts(deliveries: &[Delivery]) -> Vec<super::Receipt> {
+pub(crate) fn receipts(deliveries: &[Delivery]) -> Vec<crate::bus::Receipt> {
     deliveries.iter().map(|delivery| delivery.receipt).collect()
 }
 
@@ -705,13 +708,13 @@ pub(crate) async fn a_closed_bus_reports_it(fixture: Fixture) {
     assert_eq!(bus.purge_acknowledged().await.unwrap_err().kind, BusErrorKind::Closed);
 }
 
-pub(crate) use super::conformance_erase::{
+pub(crate) use erase::{
     a_chunk_in_flight_is_not_settled, a_message_in_flight_is_not_settled,
     a_partly_erased_chunk_in_flight_does_not_block, an_erased_message_leaves_no_dead_letter,
     consumers_of_other_subjects_do_not_block, dead_letters_are_erased_by_content, erased_messages_are_not_delivered,
     erased_messages_in_flight_do_not_block, erasing_is_bounded_and_resumable,
 };
-pub(crate) use super::conformance_input::{input_is_amended, input_is_kept_within_its_room, input_is_resubmitted_once};
+pub(crate) use input::{input_is_amended, input_is_kept_within_its_room, input_is_resubmitted_once};
 
 /// One test per case, each on a fresh fixture.
 macro_rules! suite {

@@ -1,5 +1,12 @@
 //! The conformance suite on the oldest and the newest server, and tests of guarantees that only this engine gives.
 
+mod deleted;
+mod erase;
+mod foreign;
+mod size;
+mod stored;
+mod tls;
+
 mod oldest {
     use crate::bus::conformance::{Fixture, suite};
 

@@ -7,7 +7,7 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-use super::tests::refused;
+use super::refused;
 use crate::bus::conformance::{nats_settings, publish_numbers};
 use crate::bus::{Bus, BusErrorKind, NatsSettings};
 use crate::services::certificates::Authority;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::tests::{coarse, figures, receipts, sequences};
+use super::{coarse, figures, receipts, sequences};
 use crate::bus::conformance::nats_settings;
 use crate::bus::{Batch, Bus, BusError, ConsumerSpec, NatsSettings};
 use crate::services::nats::{NatsServer, Version};

@@ -11,7 +11,7 @@ use async_nats::jetstream::stream::{
 };
 use async_nats::jetstream::{self, Context};
 
-use super::tests::refused;
+use super::refused;
 use crate::bus::conformance::{fetch, nats_settings, payloads, publish_numbers, spec};
 use crate::bus::{Batch, Bus, BusErrorKind, NatsSettings, PublishMode};
 use crate::services::nats::{NatsServer, Version};

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::conformance::{Fixture, fetch, payloads, spec};
-use super::{Batch, DeadLetter, KeptInput, RefusedInput};
+use super::{Fixture, fetch, payloads, spec};
+use crate::bus::{Batch, DeadLetter, KeptInput, RefusedInput};
 
 fn input(app: &str, payload: &'static str) -> RefusedInput {
     RefusedInput {

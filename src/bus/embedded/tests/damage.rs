@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::file;
-use super::tests::{CHILD_DIR, settings};
+use super::{CHILD_DIR, settings};
 use crate::bus::conformance::{Fixture, fetch, payloads, publish, publish_numbers, spec};
+use crate::bus::embedded::file;
+use crate::bus::embedded::shared::reason;
 use crate::bus::{Bus, BusErrorKind, Delivery};
 
 const FILES: [&str; 4] = ["bus.db", "bus.db-wal", "bus.db-shm", "bus.lock"];
@@ -55,7 +56,7 @@ async fn last_sequence(dir: &Path) -> Result<u64, String> {
         }
         Err(error) => {
             assert_eq!(error.kind, BusErrorKind::Corrupt, "{error}");
-            Err(super::shared::reason(&error))
+            Err(reason(&error))
         }
     }
 }
@@ -107,10 +108,10 @@ async fn nothing_is_accepted_into_files_that_a_restart_would_not_find() {
             let mut batch = crate::bus::Batch::new();
             batch.push("a.b", None, |out| out.extend_from_slice(what.as_bytes()));
             let refused = fixture.bus.publish(batch).await.remove(0).expect_err(what);
-            let reason = super::shared::reason(&refused);
-            assert_eq!(refused.kind, BusErrorKind::Unavailable, "{reason}");
-            assert!(reason.contains(file) && reason.contains(what), "{reason}");
-            let checked = super::shared::reason(&fixture.bus.ping().await.unwrap_err());
+            let why = reason(&refused);
+            assert_eq!(refused.kind, BusErrorKind::Unavailable, "{why}");
+            assert!(why.contains(file) && why.contains(what), "{why}");
+            let checked = reason(&fixture.bus.ping().await.unwrap_err());
             assert!(checked.contains(file) && checked.contains(what), "{checked}");
         };
         expect_refused("was removed").await;
@@ -165,5 +166,5 @@ async fn damage_found_at_runtime_is_reported() {
     assert_eq!(failed.expect("a page is damaged").kind, BusErrorKind::Corrupt);
     let said = fixture.bus.ping().await.unwrap_err();
     assert_eq!(said.kind, BusErrorKind::Corrupt);
-    assert!(super::shared::reason(&said).contains("bus.db"), "{}", super::shared::reason(&said));
+    assert!(reason(&said).contains("bus.db"), "{}", reason(&said));
 }

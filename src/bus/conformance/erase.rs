@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::conformance::{Fixture, fetch, payloads, publish, publish_numbers, receipts, spec};
-use super::{
+use super::{Fixture, fetch, payloads, publish, publish_numbers, receipts, spec};
+use crate::bus::{
     Bus, ConsumerSpec, ErasePredicate, EraseSpan, Erased, ErasedDeadLetters, RefusedInput, Subscription, acked_through,
 };
 

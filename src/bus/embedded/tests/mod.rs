@@ -1,5 +1,7 @@
 //! Tests of the embedded engine beyond the conformance suite: its file, its memory, its crashes.
 
+mod damage;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
