@@ -251,7 +251,7 @@ impl Consumer {
                 debug!(%status, description = message.description, consumer = self.name, "pull ended");
                 // A request that begins at the end of the stream is answered without headers.
                 let nothing = (status == StatusCode::NOT_FOUND).then_some(usize::MAX);
-                return match not_brought(message.headers.as_ref()).or(nothing) {
+                return match undelivered(message.headers.as_ref()).or(nothing) {
                     Some(pending) => {
                         self.missing = self.missing.saturating_sub(pending);
                         self.idle = true;
@@ -282,6 +282,6 @@ impl Consumer {
     }
 }
 
-fn not_brought(headers: Option<&HeaderMap>) -> Option<usize> {
+fn undelivered(headers: Option<&HeaderMap>) -> Option<usize> {
     headers?.get(PENDING_MESSAGES)?.as_str().parse().ok()
 }
