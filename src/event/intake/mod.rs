@@ -1,7 +1,7 @@
 //! Turns request bodies into events that are ready to be stored, or into errors with JSON pointers.
 //!
-//! Invariant: an accepted event decodes with [`super::EventRef::decode`]. Knows the product's own JSON and binary bodies;
-//! other protocols build on it.
+//! Invariant: an accepted event decodes with [`super::EventRef::decode`]. Knows the product's own JSON and binary
+//! bodies; other protocols build on it.
 
 pub(in crate::event) mod field_error;
 

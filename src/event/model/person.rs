@@ -80,7 +80,8 @@ impl Person {
         theirs && document["app_id"].as_str().is_none_or(|app| self.is_in_app(app.as_bytes()))
     }
 
-    /// Whether a third party's document has this id under one of the names for it. An app id next to it, if any, must match too.
+    /// Whether a third party's document has this id under one of the names for it. An app id next to it, if any, must
+    /// match too.
     pub fn is_named_in(&self, document: &Value) -> bool {
         self.is_named_within(document, DEPTH_MAX)
     }
