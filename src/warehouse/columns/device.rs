@@ -9,8 +9,9 @@ use super::table::{self, DEVICE_FLAGS, DEVICE_NUMBERS, DEVICE_TEXTS, DeviceValue
 use crate::event::EventRef;
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 use crate::warehouse::pages::chunk::Chunk;
-use crate::warehouse::pages::column::{BooleanColumn, DictionaryColumn, IntegerColumn, hash, slice_of};
+use crate::warehouse::pages::column::{BooleanColumn, DictionaryColumn, IntegerColumn, slice_of};
 use crate::warehouse::pages::compression::Compressor;
+use crate::warehouse::pages::short_text::hash;
 use crate::warehouse::varint::{put_varint, take_text};
 
 /// The nullable columns.

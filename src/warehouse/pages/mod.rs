@@ -10,3 +10,4 @@ mod page_header;
 mod bloom;
 pub(super) mod compression;
 pub(super) mod encodings;
+pub(super) mod short_text;
