@@ -22,7 +22,7 @@ use crate::event::otlp::{self, Export, RECORDS_MAX};
 use crate::event::request::Refused;
 use crate::event::{FieldError, cut};
 use crate::http::{Coding, Inbound, Problem};
-use crate::metrics::GatewayVerdicts;
+use crate::metrics::GatewayOutcomes;
 use crate::quarantine::InputFormat;
 
 /// The encoding of an export and of its reply.
@@ -135,7 +135,7 @@ impl Gateway {
         if records == 0 {
             return;
         }
-        self.events.add(GatewayVerdicts { rejected: records as u64, ..GatewayVerdicts::default() });
+        self.events.add(GatewayOutcomes { rejected: records as u64, ..GatewayOutcomes::default() });
         tally.rejected += records;
         tally.first.get_or_insert_with(|| format!("it comes after {RECORDS_MAX} others"));
     }

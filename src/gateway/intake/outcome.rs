@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use crate::bus::{Batch, BusError, BusErrorKind, Published};
 use crate::event::request::Accepted;
 use crate::event::{EventRef, FieldError, subject};
-use crate::metrics::GatewayVerdicts;
+use crate::metrics::GatewayOutcomes;
 
 /// The outcome of one event.
 #[derive(Clone, Copy, Debug)]
@@ -134,8 +134,8 @@ impl ItemOutcomes {
     }
 }
 
-pub(crate) fn count(outcomes: &ItemOutcomes) -> GatewayVerdicts {
-    let mut count = GatewayVerdicts::default();
+pub(crate) fn count(outcomes: &ItemOutcomes) -> GatewayOutcomes {
+    let mut count = GatewayOutcomes::default();
     for outcome in outcomes.iter() {
         *match outcome {
             ItemOutcome::Stored { duplicate: false, .. } => &mut count.accepted,

@@ -16,7 +16,7 @@ use crate::gateway::quarantine::pending::Origin;
 use crate::gateway::settings::Destination;
 use crate::gateway::state::Gateway;
 use crate::http::{Coding, Inbound, Problem, RequestIds, read_body, read_coded};
-use crate::metrics::GatewayVerdicts;
+use crate::metrics::GatewayOutcomes;
 
 impl Gateway {
     /// Reads a body and validates its events. The body is freed immediately unless part of it is quarantined, so that
@@ -92,7 +92,7 @@ impl Gateway {
 
     pub(crate) fn refuse(&self, refused: Refused, events: u64, exchange: &Exchange) -> Problem {
         self.refusals.record_body(&refused, exchange);
-        self.events.add(GatewayVerdicts { rejected: events, ..GatewayVerdicts::default() });
+        self.events.add(GatewayOutcomes { rejected: events, ..GatewayOutcomes::default() });
         if is_of_other_app(&refused.errors) {
             let detail = "The event belongs to another app than the API key.";
             return Problem::new(StatusCode::FORBIDDEN, detail).with_errors(refused.errors);
