@@ -35,9 +35,10 @@
 //!
 //! # Imports
 //!
-//! [`event`] imports nothing of ours. The ports ([`bus`], [`store`], [`warehouse`]) import the
-//! event and the foundations. The roles ([`gateway`], [`sink`], [`reaction`], [`admin`]) import
-//! ports, never one another. Only [`app`] sees everything. Tests hold this, and that no file is in an import circle.
+//! [`event`] imports nothing of ours. The ports ([`bus`], [`store`], [`warehouse`]) import the event and the foundations.
+//! The roles ([`gateway`], [`sink`], [`reaction`], [`admin`]) import ports and what they share ([`http`], [`openapi`],
+//! [`quarantine`]), never one another. Only [`app`] connects them. Tests hold this, and that no file is in an import
+//! circle.
 //!
 //! The modules, in reading order:
 
@@ -57,7 +58,7 @@ pub mod warehouse;
 // Refused input: kept by the gateway, replayed by the admin API.
 pub mod quarantine;
 
-// Roles, and the HTTP that two of them share.
+// Roles, the HTTP that two of them share, and the import of files.
 pub mod http;
 pub mod openapi;
 

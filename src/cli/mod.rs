@@ -1,7 +1,7 @@
 //! The command line: its syntax, and the commands that are clients of a running process.
 //!
 //! Invariant: every command except `run`, `config`, `migrate`, `import`, `lake` and `openapi` talks to the product over
-//! HTTP like any other client, so it works the same against a remote machine. Must not know the bus or a role.
+//! HTTP like any other client, so it works the same against a remote machine. Must not know the bus, nor how a role works.
 
 mod failure;
 mod human_time;

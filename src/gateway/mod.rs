@@ -1,8 +1,8 @@
 //! The gateway for events: reads requests, validates each event, publishes the valid ones and replies once they are
 //! durable.
 //!
-//! Invariants: a 2xx, or `accepted` for an event of a batch, is only sent for events that the bus has stored; refused
-//! events leave no trace. Does not know the consumers of the bus.
+//! Invariants: a 2xx, or `accepted` for an event of a batch, is only sent for events that the bus has stored; a refused
+//! event reaches no consumer, and only the quarantine keeps it. Does not know the consumers of the bus.
 
 mod admission;
 mod auth;

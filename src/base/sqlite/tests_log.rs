@@ -77,7 +77,7 @@ impl Crashed {
         path
     }
 
-    fn judge(&self, log: &[u8], index: bool) -> LogState {
+    fn examine(&self, log: &[u8], index: bool) -> LogState {
         let index = index.then(|| Index::parse(self.index.first_chunk().unwrap()).expect("the index verifies"));
         log::walk(log, log.len() as u64, index).unwrap()
     }
@@ -143,8 +143,8 @@ fn what_a_killed_process_leaves_is_sound() {
     for fresh in [TRANSACTIONS, 3, 1] {
         let crashed = Crashed::new(fresh);
         for index in [true, false] {
-            let verdict = crashed.judge(&crashed.log, index);
-            assert_eq!(verdict, LogState::Sound { frames: crashed.frames() });
+            let state = crashed.examine(&crashed.log, index);
+            assert_eq!(state, LogState::Sound { frames: crashed.frames() });
             assert_eq!(crashed.open(&crashed.log, index), Some(TRANSACTIONS));
         }
     }
@@ -165,13 +165,13 @@ fn every_flipped_bit_is_found_where_it_is() {
                 continue;
             }
             for bit in if in_page { numbers.below(8)..numbers.below(8) + 1 } else { 0..8 } {
-                match crashed.judge(&flipped(&crashed.log, byte, bit), false) {
+                match crashed.examine(&flipped(&crashed.log, byte, bit), false) {
                     LogState::Damaged(damage) if byte < crashed.live() => {
                         let frame = byte.checked_sub(HEADER_BYTES).map(|behind| (behind / FRAME_BYTES) as u64);
                         assert_eq!(damage.offset, frame.map_or(0, Crashed::at) as u64, "byte {byte}, bit {bit}");
                     }
                     LogState::Sound { frames } if byte >= crashed.live() => assert_eq!(frames, crashed.frames()),
-                    verdict => panic!("byte {byte}, bit {bit}: {verdict:?}"),
+                    state => panic!("byte {byte}, bit {bit}: {state:?}"),
                 }
             }
         }
@@ -206,8 +206,8 @@ fn larger_damage_to_committed_frames_is_found() {
         if log == crashed.log {
             continue;
         }
-        let verdict = crashed.judge(&log, with_index);
-        assert!(matches!(verdict, LogState::Damaged(_)), "from byte {start}, index {with_index}: {verdict:?}");
+        let state = crashed.examine(&log, with_index);
+        assert!(matches!(state, LogState::Damaged(_)), "from byte {start}, index {with_index}: {state:?}");
     }
 }
 
@@ -218,8 +218,8 @@ fn a_log_that_is_cut_off_anywhere_starts() {
             let frames = (bytes.saturating_sub(HEADER_BYTES) / FRAME_BYTES) as u64;
             let committed = crashed.ends.iter().copied().filter(|end| *end <= frames).max().unwrap_or(0);
             let log = &crashed.log[..bytes];
-            assert_eq!(crashed.judge(log, false), LogState::Sound { frames: committed }, "{bytes} bytes");
-            let counted = crashed.judge(log, true);
+            assert_eq!(crashed.examine(log, false), LogState::Sound { frames: committed }, "{bytes} bytes");
+            let counted = crashed.examine(log, true);
             if frames < crashed.frames() && bytes >= HEADER_BYTES {
                 assert_eq!(counted, LogState::Truncated { frames: committed, committed: crashed.frames() });
             } else {
@@ -255,10 +255,10 @@ fn a_torn_last_transaction_starts() {
                     _ => {}
                 }
             }
-            let verdict = crashed.judge(&log, false);
+            let state = crashed.examine(&log, false);
             let all = log == crashed.log;
             let frames = if all { crashed.frames() } else { crashed.before_last() };
-            assert_eq!(verdict, LogState::Sound { frames });
+            assert_eq!(state, LogState::Sound { frames });
             if round % 30 == 0 {
                 assert_eq!(crashed.open(&log, false), Some(TRANSACTIONS - u64::from(!all)));
             }
@@ -343,9 +343,9 @@ fn a_long_log_is_read_in_little_time() {
         connection.execute("INSERT INTO t VALUES (zeroblob(1000000))", []).unwrap();
     }
     let started = std::time::Instant::now();
-    let verdict = log::examine(&path).unwrap();
+    let state = log::examine(&path).unwrap();
     println!("64 MB of log in {:?}", started.elapsed());
-    assert!(matches!(verdict, LogState::Sound { frames } if frames > 3_900), "{verdict:?}");
+    assert!(matches!(state, LogState::Sound { frames } if frames > 3_900), "{state:?}");
 }
 
 /// A crash after a checkpoint that a reader held up: the first transactions are in the file, all are in the log.
