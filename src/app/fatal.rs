@@ -4,6 +4,8 @@ use std::error::Error;
 
 use tracing::error;
 
+use crate::sink::SinkError;
+
 /// The exit code of `sysexits.h` for an input or output error.
 const EXIT_IO: i32 = 74;
 
@@ -12,4 +14,12 @@ const EXIT_IO: i32 = 74;
 pub(super) fn exit_after_failed_fsync(error: &(dyn Error + 'static)) -> ! {
     error!(error = ?error, "a failed fsync: what is on disk is unknown, ending the process");
     std::process::exit(EXIT_IO);
+}
+
+/// The end of a service of the sink. Ends the process instead if an fsync failed: a restart of the service would hide it.
+pub(super) fn exit_if_fsync_failed(ended: Result<(), SinkError>) -> anyhow::Result<()> {
+    match ended {
+        Err(error) if error.is_fsync() => exit_after_failed_fsync(&error),
+        ended => ended.map_err(Into::into),
+    }
 }

@@ -126,15 +126,7 @@ pub(super) fn compact(stage: &Stage, config: &Config, warehouse: &Warehouse, sta
     };
     stage.supervise("compaction", move |stop| {
         let compactor = compactor.clone();
-        async move {
-            let ended = compactor.run(stop).await;
-            if let Err(error) = ended.as_ref()
-                && error.is_fsync()
-            {
-                fatal::exit_after_failed_fsync(error);
-            }
-            ended.map_err(Into::into)
-        }
+        async move { fatal::exit_if_fsync_failed(compactor.run(stop).await) }
     });
 }
 

@@ -128,15 +128,7 @@ impl Roles<'_> {
         for worker in sink::workers(settings, &self.engines.bus, warehouse, status) {
             stage.supervise("sink", move |stop| {
                 let worker = worker.clone();
-                async move {
-                    let ended = worker.run(stop).await;
-                    if let Err(error) = ended.as_ref()
-                        && error.is_fsync()
-                    {
-                        fatal::exit_after_failed_fsync(error);
-                    }
-                    ended.map_err(Into::into)
-                }
+                async move { fatal::exit_if_fsync_failed(worker.run(stop).await) }
             });
         }
     }

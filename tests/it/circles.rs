@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
+use crate::imports::branches;
+
 /// A module path without `crate`.
 type Module = Vec<String>;
 
@@ -246,7 +248,7 @@ fn add_tree(tree: &str, before: &[String], exported: bool, found: &mut Vec<Impor
         return;
     }
     let (path, group) = match tree.find('{') {
-        Some(at) => (&tree[..at], Some(&tree[at + 1..tree.rfind('}').unwrap_or(tree.len())])),
+        Some(at) => (&tree[..at], Some(&tree[at + 1..])),
         None => (tree, None),
     };
     let (path, alias) = path.split_once(" as ").map_or((path, None), |(path, alias)| (path, Some(alias.trim())));
@@ -261,24 +263,6 @@ fn add_tree(tree: &str, before: &[String], exported: bool, found: &mut Vec<Impor
             found.push(Import { path, name, exported });
         }
     }
-}
-
-/// The branches of a group, at its top level.
-fn branches(group: &str) -> Vec<&str> {
-    let (mut branches, mut depth, mut start) = (Vec::new(), 0, 0);
-    for (at, letter) in group.char_indices() {
-        match letter {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            ',' if depth == 0 => {
-                branches.push(&group[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    branches.push(&group[start..]);
-    branches
 }
 
 /// Paths of two parts and more.

@@ -99,8 +99,8 @@ fn named_modules(text: &str, modules: &BTreeSet<String>) -> BTreeSet<String> {
     found
 }
 
-/// What stands between the commas of a group, up to its closing brace, whatever lines it takes.
-fn branches(group: &str) -> Vec<&str> {
+/// The branches of a `use` group, up to its closing brace, whatever lines it takes.
+pub(crate) fn branches(group: &str) -> Vec<&str> {
     let (mut branches, mut depth, mut start) = (Vec::new(), 0, 0);
     for (at, letter) in group.char_indices() {
         match letter {

@@ -11,12 +11,10 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use super::caller::Caller;
 use super::credentials::{self, CredentialsError};
 use super::key_ring::{KeyLookupError, KeyRing};
+use crate::gateway::intake::not_stored::RETRY_AFTER_SECONDS;
 use crate::http::Problem;
 use crate::metrics;
 use crate::store::KeyHash;
-
-/// `Retry-After` while the keys cannot be read.
-const RETRY_AFTER_SECONDS: u32 = 2;
 
 /// Who may send events.
 #[derive(Clone, Debug, Default)]

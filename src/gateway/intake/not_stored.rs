@@ -5,8 +5,8 @@ use http::StatusCode;
 use crate::bus::BusErrorKind;
 use crate::http::Problem;
 
-/// `Retry-After` for events that were not stored.
-const RETRY_AFTER_SECONDS: u32 = 2;
+/// `Retry-After` where a client can only wait: for events that were not stored, and while the API keys cannot be read.
+pub(crate) const RETRY_AFTER_SECONDS: u32 = 2;
 
 /// The reply when the bus stored nothing.
 pub(crate) fn not_stored(kind: BusErrorKind) -> Problem {
