@@ -22,7 +22,6 @@ use crate::warehouse::columns::schema::schema;
 use crate::warehouse::error::WarehouseError;
 use crate::warehouse::pages::compression::{Compression, Compressor};
 use crate::warehouse::sequence_set::SequenceSet;
-use crate::warehouse::storage::AlignedFile;
 
 /// Rows between checks whether a page has grown too large.
 const RELIEVE_ROWS: usize = 1_024;
@@ -55,7 +54,7 @@ pub struct OpenFile {
     app_id: Box<str>,
     group: RowGroup,
     /// The closed row groups.
-    closed: Option<SerializedFileWriter<AlignedFile>>,
+    closed: Option<SerializedFileWriter<Vec<u8>>>,
     closed_rows: usize,
 }
 
@@ -118,8 +117,11 @@ impl Encoder {
             writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         }
         let mut file = writer.into_inner().map_err(WarehouseError::encode)?;
-        footer::seal(file.as_mut_slice());
-        Ok(file.into_bytes())
+        footer::seal(&mut file);
+        if file.len() < file.capacity() / 2 {
+            file.shrink_to_fit();
+        }
+        Ok(Bytes::from(file))
     }
 
     fn close_group(&mut self, file: &mut OpenFile) -> Result<(), WarehouseError> {
@@ -128,7 +130,7 @@ impl Encoder {
         if file.closed.is_none() {
             // Most files have one group. Unused capacity takes no physical memory, while growing would copy the file.
             let bytes = group.encoded_bytes() * 9 / 8 + FOOTER_BYTES;
-            let memory = AlignedFile::with_capacity(bytes);
+            let memory = Vec::with_capacity(bytes);
             let writer = SerializedFileWriter::new(memory, self.schema.root_schema_ptr(), self.properties.clone());
             file.closed = Some(writer.map_err(WarehouseError::encode)?);
         }

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use super::direct;
 use super::failure::no_create;
 use super::listing::{Listed, Walked};
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
@@ -324,7 +323,8 @@ fn device(root: &Path) -> Result<u64, WarehouseError> {
 
 fn write_temporary(temporary: &Path, bytes: &[u8]) -> Result<(), WarehouseError> {
     let failed = |context| move |error| WarehouseError::io(context, error, false);
-    let file = direct::create(temporary, bytes).map_err(failed("write file"))?;
+    let mut file = File::create(temporary).map_err(failed("write file"))?;
+    file.write_all(bytes).map_err(failed("write file"))?;
     file.sync_all().map_err(|error| WarehouseError::io("sync file", error, true))
 }
 

@@ -21,10 +21,6 @@ mod requests;
 mod advice;
 mod failure;
 
-mod aligned;
-mod direct;
-
-pub(crate) use aligned::AlignedFile;
 pub(crate) use listing::{Listed, Walked};
 pub(crate) use local::walk;
 pub(crate) use objects::Objects;
