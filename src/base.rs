@@ -2,10 +2,12 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod duration;
 pub mod errors;
 pub mod faults;
 pub mod memory;
 pub mod nearest;
+pub mod network;
 pub mod sqlite;
 pub mod supervisor;
 pub mod time;

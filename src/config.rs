@@ -41,9 +41,7 @@ use read::source;
 pub use retention::Retention;
 pub use settings::{Config, NAMES};
 pub use token::{KeyReplaced, Token};
-pub use value::{
-    Address, Attempts, Count, Factor, Flag, Limit, List, Networks, Period, Secret, SecretKey, Setting, Size, Url,
-};
+pub use value::{Address, Attempts, Count, Factor, Flag, Limit, List, Period, Secret, SecretKey, Setting, Size, Url};
 
 /// The built-in defaults with comments, which document every setting.
 pub const DEFAULTS: &str = include_str!("../deploy/causality.toml");

@@ -142,7 +142,7 @@ impl Roles<'_> {
     }
 
     fn start_webhooks(&self, stage: &Stage, store: &Store) -> anyhow::Result<()> {
-        let mut settings = settings::dispatcher(self.config)?;
+        let mut settings = settings::dispatcher(self.config);
         reaction::check_tls_files(&settings.tls)
             .map_err(|error| StartFailure::new(StartFailureKind::Refused, "set webhooks up".to_owned(), &error))?;
         settings.stop_budget = stage.stop_budget();

@@ -284,9 +284,7 @@ fn rate_limits(config: &Config) -> Option<gateway::RateLimitSettings> {
 }
 
 pub(super) fn trusted_proxies(config: &Config) -> gateway::TrustedProxies {
-    let networks = config.trusted_proxies.iter().flat_map(|networks| &networks.0);
-    // They were validated when the configuration was read; the fallback trusts no proxy.
-    gateway::TrustedProxies::parse(networks.map(String::as_str)).unwrap_or_default()
+    gateway::TrustedProxies(config.trusted_proxies.clone().unwrap_or_default())
 }
 
 pub(super) fn admin_service(config: &Config, router: axum::Router) -> AdminService {
@@ -353,14 +351,14 @@ pub(super) fn engine(config: &Config) -> EngineSettings {
     }
 }
 
-pub(super) fn dispatcher(config: &Config) -> anyhow::Result<DispatcherSettings> {
+pub(super) fn dispatcher(config: &Config) -> DispatcherSettings {
     let allowed_networks = match &config.webhook_allowed_networks {
-        Some(networks) => AllowedNetworks::parse(networks.0.iter().map(String::as_str)).map_err(anyhow::Error::msg)?,
+        Some(networks) => AllowedNetworks(networks.clone()),
         // A client that can create webhooks here can reach this machine's services anyway.
         None if !config.exposure().is_public() && config.admin_addr.is_loopback() => AllowedNetworks::loopback(),
         None => AllowedNetworks::default(),
     };
-    Ok(DispatcherSettings {
+    DispatcherSettings {
         workers: config.dispatcher_workers.0,
         poll_interval: config.dispatcher_poll_interval.0,
         batch_size: config.dispatcher_batch_size.0,
@@ -378,7 +376,7 @@ pub(super) fn dispatcher(config: &Config) -> anyhow::Result<DispatcherSettings> 
         },
         allowed_networks,
         ..DispatcherSettings::default()
-    })
+    }
 }
 
 #[cfg(test)]

@@ -1,17 +1,17 @@
 //! Parses times as people write them: how long ago, a date, or RFC 3339. Reads no clock; the caller passes the current time.
 
+use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
+
+use super::duration;
 
 /// The formats that [`parse`] accepts, for messages and help.
 pub const FORMS: &str = "how long ago (30m, 1h, 7d), a date (2026-01-31, UTC) or RFC 3339 (2026-01-31T09:00:00Z)";
 
-const SECONDS_OF_UNITS: [(char, i64); 5] = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400), ('w', 604_800)];
-
 /// Parses a span before `now`, or a [`date`].
 pub fn parse(text: &str, now: Timestamp) -> Option<Timestamp> {
-    date(text).or_else(|| now.checked_sub(span(text)?).ok())
+    date(text).or_else(|| now.checked_sub(duration::parse(text)?).ok())
 }
 
 /// Midnight of a day in UTC, or a time with its offset.
@@ -22,24 +22,6 @@ fn date(text: &str) -> Option<Timestamp> {
     // A time without an offset is refused rather than truncated to its day: it names no time zone.
     let day = text.parse::<Date>().ok().filter(|_| text.len() == "2026-01-31".len())?;
     Some(day.to_zoned(TimeZone::UTC).ok()?.timestamp())
-}
-
-/// Parses whole numbers with their units, the largest unit first: `90s`, `1h30m`.
-fn span(text: &str) -> Option<SignedDuration> {
-    let (mut seconds, mut rest, mut unit_before) = (0_i64, text, i64::MAX);
-    while !rest.is_empty() {
-        let end = rest.find(|letter: char| !letter.is_ascii_digit())?;
-        let (number, tail) = rest.split_at(end);
-        let mut letters = tail.chars();
-        let letter = letters.next()?;
-        let (_, unit) = SECONDS_OF_UNITS.iter().find(|(known, _)| *known == letter)?;
-        if *unit >= unit_before {
-            return None;
-        }
-        seconds = seconds.checked_add(number.parse::<i64>().ok()?.checked_mul(*unit)?)?;
-        (rest, unit_before) = (letters.as_str(), *unit);
-    }
-    (!text.is_empty()).then(|| SignedDuration::from_secs(seconds))
 }
 
 #[cfg(test)]

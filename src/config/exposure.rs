@@ -31,7 +31,7 @@ impl Exposure {
 
 impl Config {
     pub fn exposure(&self) -> Exposure {
-        let has_proxies = self.trusted_proxies.as_ref().is_some_and(|proxies| !proxies.0.is_empty());
+        let has_proxies = self.trusted_proxies.as_ref().is_some_and(|proxies| !proxies.is_empty());
         match (self.http_addr.is_loopback(), has_proxies) {
             (false, _) => Exposure::Network,
             (true, true) => Exposure::Proxies,

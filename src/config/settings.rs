@@ -10,8 +10,9 @@ use super::read::read_one;
 use super::retention::Retention;
 use super::token::{KeyReplaced, Token};
 use super::value::{
-    Address, Attempts, Count, Factor, Flag, Limit, List, Networks, Period, Secret, SecretKey, Setting, Size, Url,
+    Address, Attempts, Count, Factor, Flag, Limit, List, Period, Secret, SecretKey, Setting, Size, Url,
 };
+use crate::base::network::Networks;
 
 /// Declares the settings once: the struct, the names, and how they are read and shown.
 macro_rules! settings {

@@ -11,6 +11,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use super::redaction::{redacted, shown};
+use crate::base::duration;
+use crate::base::network::Networks;
 
 /// A value written as text in the environment, a file or a flag.
 pub trait Setting: Sized {
@@ -26,39 +28,14 @@ pub trait Setting: Sized {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Period(pub Duration);
 
-const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-
 impl Setting for Period {
     fn parse(text: &str) -> Result<Self, String> {
-        let invalid = || "a duration such as 500ms, 30s, 5m or 168h".to_owned();
-        let mut rest = text.trim();
-        if rest.is_empty() {
-            return Err(invalid());
-        }
-        let mut total_ms = 0u64;
-        while !rest.is_empty() {
-            let unit_at = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
-            let (count, tail) = rest.split_at(unit_at);
-            let (unit, tail) = tail.split_at(tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len()));
-            let count: u64 = count.parse().map_err(|_| invalid())?;
-            let (_, unit_ms) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(invalid)?;
-            total_ms = count.checked_mul(*unit_ms).and_then(|ms| total_ms.checked_add(ms)).ok_or_else(invalid)?;
-            rest = tail;
-        }
-        Ok(Self(Duration::from_millis(total_ms)))
+        let duration = duration::parse(text.trim());
+        duration.map(Self).ok_or_else(|| "a duration such as 500ms, 30s, 5m or 168h".into())
     }
 
     fn show(&self) -> String {
-        let mut rest = self.0.as_millis() as u64;
-        let mut out = String::new();
-        // Days are parsed but not printed: a week is commonly written as `168h` here.
-        for (name, size) in &UNITS[1..] {
-            if rest >= *size {
-                out.push_str(&format!("{}{name}", rest / size));
-                rest %= size;
-            }
-        }
-        if out.is_empty() { "0s".into() } else { out }
+        duration::show(self.0)
     }
 }
 
@@ -193,33 +170,13 @@ impl Setting for SecretKey {
     }
 }
 
-/// A comma-separated list of networks: addresses, CIDRs, or the word `loopback`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Networks(pub Vec<String>);
-
 impl Setting for Networks {
     fn parse(text: &str) -> Result<Self, String> {
-        let parts: Vec<_> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect();
-        if parts.iter().all(|part| is_network(part)) {
-            Ok(Self(parts))
-        } else {
-            Err("addresses, CIDRs such as 10.0.0.0/8, or loopback, separated by commas".into())
-        }
+        text.parse().map_err(str::to_owned)
     }
 
     fn show(&self) -> String {
-        self.0.join(",")
-    }
-}
-
-fn is_network(text: &str) -> bool {
-    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
-    match address.parse::<IpAddr>() {
-        Ok(address) => {
-            let bits = if address.is_ipv4() { 32 } else { 128 };
-            prefix.is_none_or(|prefix| prefix.parse::<u8>().is_ok_and(|prefix| prefix <= bits))
-        }
-        Err(_) => text.eq_ignore_ascii_case("loopback"),
+        self.to_string()
     }
 }
 
@@ -459,7 +416,7 @@ mod tests {
 
     #[test]
     fn networks_and_keys_are_validated() {
-        assert_eq!(Networks::parse("10.0.0.0/8, loopback,::1").unwrap().0, ["10.0.0.0/8", "loopback", "::1"]);
+        assert_eq!(Networks::parse("10.0.0.0/8, loopback,::1").unwrap().show(), "10.0.0.0/8,loopback,::1");
         for invalid in ["10.0.0.0/33", "everything", "10.0.0/8", "::1/129"] {
             assert!(Networks::parse(invalid).is_err(), "{invalid:?}");
         }

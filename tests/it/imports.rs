@@ -7,7 +7,7 @@ use std::path::Path;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("base", &["metrics"]),
     ("metrics", &[]),
-    ("config", &[]),
+    ("config", &["base"]),
     ("event", &[]),
     ("bus", &["base", "event", "metrics"]),
     ("store", &["base", "event", "metrics"]),

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::admin::route::{Audience, Route, RouteInfo, Verb};
 use crate::admin::routes;
+use crate::base::network::Networks;
 use crate::base::supervisor::Tasks;
 use crate::http::raw_client::{RawClient, RawReply};
 use crate::http::{Limits, TrustedProxies, serve};
@@ -363,7 +364,7 @@ async fn guesses_are_throttled_without_locking_others_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_a_trusted_proxy_the_client_is_throttled() {
     let admin = Admin::with_access(AccessSettings { failures_burst: 1, ..asking() });
-    let mut listening = Listening::serve_behind(admin, TrustedProxies::parse(["loopback"]).unwrap()).await;
+    let mut listening = Listening::serve_behind(admin, TrustedProxies(Networks::loopback())).await;
     for (client, token, status) in [
         ("203.0.113.1", "wrong", 401),
         ("203.0.113.1", "wrong", 429),

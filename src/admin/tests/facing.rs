@@ -7,6 +7,7 @@ use super::access::Listening;
 use super::*;
 use crate::admin::route::{Audience, Route, RouteInfo, Verb};
 use crate::admin::routes;
+use crate::base::network::Networks;
 use crate::http::TrustedProxies;
 
 /// The routes that require a role.
@@ -59,7 +60,7 @@ async fn request_ids_are_accepted_generated_returned_and_recorded() {
 /// Without tokens, the API serves this machine only, and a local proxy is not its client.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxied_request_is_not_local() {
-    let proxies = TrustedProxies::parse(["loopback"]).unwrap();
+    let proxies = TrustedProxies(Networks::loopback());
     let mut behind = Listening::serve_behind(Admin::new(), proxies).await;
     let mut alone = Listening::start(AccessSettings::default()).await;
     let forwarded = [

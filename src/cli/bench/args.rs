@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::connection::Target;
 use super::prepared_bodies::Encoding;
+use crate::base::duration;
 use crate::cli::client::AdminArgs;
 
 /// Measure how many events per second a server takes, and check what became of them
@@ -126,8 +127,7 @@ impl Args {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| "must read like 10s, 500ms or 1m30s".to_owned())?;
-    Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())
+    duration::parse(text).ok_or_else(|| "must read like 10s, 500ms or 1m30s".to_owned())
 }
 
 fn rate(text: &str) -> Result<f64, String> {

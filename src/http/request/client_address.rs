@@ -11,7 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName};
 use http::uri::Authority;
-use ipnet::IpNet;
+
+use crate::base::network::Networks;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -21,22 +22,9 @@ const LIST_BYTES_MAX: usize = 4 * 1024;
 
 /// The networks of trusted proxies. Empty means none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrustedProxies(Vec<IpNet>);
+pub struct TrustedProxies(pub Networks);
 
 impl TrustedProxies {
-    /// Parses elements such as `10.0.0.0/8`, `fd00::/8`, `192.168.1.7` or `loopback`.
-    pub fn parse<'t>(elements: impl IntoIterator<Item = &'t str>) -> Result<Self, String> {
-        let mut networks = Vec::new();
-        for element in elements {
-            if element.eq_ignore_ascii_case("loopback") {
-                networks.extend(["127.0.0.0/8", "::1/128"].into_iter().filter_map(network));
-            } else {
-                networks.push(network(element).ok_or_else(|| format!("`{element}` is not a network"))?);
-            }
-        }
-        Ok(Self(networks))
-    }
-
     /// The address of the client behind a peer.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !self.trusts(peer) {
@@ -90,7 +78,7 @@ impl TrustedProxies {
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|network| network.contains(&address))
+        self.0.contains(address)
     }
 
     fn nearest_untrusted(
@@ -113,15 +101,6 @@ impl TrustedProxies {
             }
         }
         nearest
-    }
-}
-
-fn network(text: &str) -> Option<IpNet> {
-    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
-    let address: IpAddr = address.parse().ok()?;
-    match prefix {
-        None => Some(address.into()),
-        Some(prefix) => IpNet::new(address, prefix.parse().ok()?).ok(),
     }
 }
 
@@ -264,7 +243,7 @@ mod tests {
     use super::*;
 
     fn client(peer: &str, lines: &[(&'static str, &str)]) -> String {
-        let proxies = TrustedProxies::parse(["10.0.0.0/8", "2001:db8:1::/48", "loopback"]).unwrap();
+        let proxies = TrustedProxies("10.0.0.0/8, 2001:db8:1::/48, loopback".parse().unwrap());
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(*name, value.parse().unwrap());
@@ -336,7 +315,7 @@ mod tests {
 
     #[test]
     fn scheme_and_host_come_from_the_outermost_trusted_proxy() {
-        let proxies = TrustedProxies::parse(["10.0.0.0/8"]).unwrap();
+        let proxies = TrustedProxies("10.0.0.0/8".parse().unwrap());
         let forwarded_target = |peer: &str, lines: &[(&'static str, &str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in lines {
@@ -385,7 +364,7 @@ mod tests {
         let headers = HeaderMap::from_iter([(X_FORWARDED_FOR, "198.51.100.1".parse().unwrap())]);
         assert_eq!(nobody.client([127, 0, 0, 1].into(), &headers).to_string(), "127.0.0.1");
         for wrong in ["10.0.0.0/33", "everything", "::1/129"] {
-            assert!(TrustedProxies::parse([wrong]).is_err(), "{wrong}");
+            assert!(wrong.parse::<Networks>().is_err(), "{wrong}");
         }
     }
 }

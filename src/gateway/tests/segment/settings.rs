@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::{JSON, TestGateway};
 use super::send;
+use crate::base::network::Networks;
 use crate::gateway::{Settings, TrustedProxies};
 
 /// The protocol and host that the settings contain for a request with these header lines.
@@ -36,7 +37,7 @@ async fn browser_settings_name_this_host() {
 
 #[tokio::test]
 async fn a_trusted_proxy_reports_scheme_and_host() {
-    let trusted_proxies = TrustedProxies::parse(["loopback"]).unwrap();
+    let trusted_proxies = TrustedProxies(Networks::loopback());
     let gateway = TestGateway::start(Settings { trusted_proxies, ..Settings::default() }).await;
     for (lines, protocol, host) in [
         (&[] as &[_], "http", "events.example:8080/v1"),
