@@ -70,7 +70,7 @@ pub(super) fn store_problem(error: StoreError) -> Problem {
             let detail = cause(&error).unwrap_or_else(|| "The store refuses it.".to_owned());
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_retry_after(RETRY_AFTER_SECONDS)
         }
-        StoreErrorKind::Unavailable => {
+        StoreErrorKind::Unavailable | StoreErrorKind::Fsync => {
             tracing::error!(error = %error, cause = cause(&error), "the store failed an admin request");
             unavailable("The store cannot be reached.")
         }
@@ -97,7 +97,7 @@ pub(super) fn set_errors(fault: &SetFault) -> Vec<FieldError> {
 pub(super) fn bus_problem(error: BusError) -> Problem {
     match error.kind {
         BusErrorKind::Full => unavailable("The bus is full; try again when its consumers have caught up."),
-        BusErrorKind::Unavailable => {
+        BusErrorKind::Unavailable | BusErrorKind::Fsync => {
             tracing::error!(error = %error, cause = cause(&error), "the bus failed an admin request");
             unavailable("The bus cannot be reached.")
         }

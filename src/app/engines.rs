@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::choice::{Choice, warehouse_directory};
-use super::settings;
 use super::start_failure::{StartFailure, StartFailureKind};
+use super::{fatal, settings};
 use crate::bus::{Bus, BusError, BusErrorKind, ConsumerSpec};
 use crate::config::Config;
 use crate::http::Readiness;
@@ -34,6 +34,9 @@ impl Engines {
         readiness: &Readiness,
     ) -> Result<Self, StartFailure> {
         let failure = |error: BusError| {
+            if error.kind == BusErrorKind::Fsync {
+                fatal::exit_after_failed_fsync(&error);
+            }
             let kind = match error.kind {
                 BusErrorKind::Refused => StartFailureKind::Refused,
                 BusErrorKind::Unavailable if choice.nats => StartFailureKind::Unreachable,
@@ -47,7 +50,7 @@ impl Engines {
             } else {
                 Bus::open_embedded(settings::bus(config, data_dir))
             };
-            opened.map_err(failure)
+            opened.inspect(|bus| bus.on_failed_fsync(fatal::end_process)).map_err(failure)
         })
         .await?;
         // Before anything else that may fail: from now on the bus keeps unread events for these roles.
@@ -64,7 +67,10 @@ impl Engines {
                     } else {
                         Store::open_sqlite(settings::store(config, data_dir))
                     };
-                    opened.map_err(|error| {
+                    opened.inspect(|store| store.on_failed_fsync(fatal::end_process)).map_err(|error| {
+                        if error.kind == StoreErrorKind::Fsync {
+                            fatal::exit_after_failed_fsync(&error);
+                        }
                         let kind = match error.kind {
                             StoreErrorKind::Refused => StartFailureKind::Refused,
                             StoreErrorKind::Unavailable if choice.postgres => StartFailureKind::Unreachable,

@@ -22,6 +22,8 @@ pub enum BusErrorKind {
     LeaseLost,
     /// Stored bytes are damaged.
     Corrupt,
+    /// An fsync failed: what is stored is unknown, so the process must end.
+    Fsync,
     /// The bus is closed.
     Closed,
     /// The call is invalid (a malformed subject or filter, a message over the limit).
@@ -51,6 +53,7 @@ impl std::fmt::Display for BusError {
             BusErrorKind::Refused => "bus refuses",
             BusErrorKind::LeaseLost => "lease lost",
             BusErrorKind::Corrupt => "bus data is corrupt",
+            BusErrorKind::Fsync => "bus cannot confirm a write",
             BusErrorKind::Closed => "bus is closed",
             BusErrorKind::Invalid => "invalid bus call",
         };

@@ -44,6 +44,8 @@ use subscription::EngineSubscription;
 pub use subscription::{Acker, Subscription};
 pub use trials::TrialOutcome;
 
+use crate::base::sqlite::FailedFsync;
+
 /// Dead letters read in one page; each may have the largest size.
 const LETTERS_AT_ONCE: usize = 32;
 
@@ -139,6 +141,14 @@ impl Bus {
         match &self.0 {
             Inner::Embedded(engine) => vec![engine.warning()],
             Inner::Nats(engine) => engine.warnings().into(),
+        }
+    }
+
+    /// Calls `handler` when an fsync fails, on the thread on which it failed. The bus stores nothing from then on, and
+    /// the process must end. Only the embedded engine syncs files itself.
+    pub fn on_failed_fsync(&self, handler: fn(&FailedFsync)) {
+        if let Inner::Embedded(engine) = &self.0 {
+            engine.on_failed_fsync(handler);
         }
     }
 

@@ -45,6 +45,8 @@ pub enum StoreErrorKind {
     Unavailable,
     /// Stored bytes are damaged, or a secret cannot be decrypted with the current key.
     Corrupt,
+    /// An fsync failed: what is stored is unknown, so the process must end.
+    Fsync,
     Closed,
 }
 

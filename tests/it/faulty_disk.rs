@@ -1,5 +1,6 @@
 //! A disk that refuses: each system call that the sink makes in the warehouse fails in turn, once or for a while, in
-//! the real binary, with `kill -9` and restarts in between. What was answered 200 is there once at the end.
+//! the real binary, with `kill -9` and restarts in between. What was answered 200 is there once at the end. And an fsync of
+//! the bus or the store fails: the process ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;
@@ -12,12 +13,17 @@ use serde_json::json;
 use causality::warehouse::scan_ids;
 
 use crate::cluster::from_environment;
-use crate::harness::{PATIENCE, Server, get};
+use crate::harness::{PATIENCE, Server, get, post};
 
 /// In the order of the shim's numbers, each with a call that fails once it is done at the end of its name.
 const CALLS: [&str; 11] =
     ["rename", "rename, done", "mkdir", "open", "write", "fsync", "link", "unlink", "stat", "readdir", "read"];
 const ERRORS: [(&str, i32); 3] = [("EIO", 5), ("EACCES", 13), ("ENOSPC", 28)];
+const FSYNC: usize = 5;
+const EIO: i32 = 5;
+/// The exit code after a failed fsync, and how soon it comes.
+const EXIT_IO: i32 = 74;
+const SOON: Duration = Duration::from_secs(10);
 /// Rounds of the default run; `CAUSALITY_DISK_ROUNDS` asks for more.
 const ROUNDS: usize = 33;
 const EVENTS: usize = 20;
@@ -66,6 +72,18 @@ fn compiled(dir: &Path) -> PathBuf {
     let output = compiler.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     library
+}
+
+/// Calls fail below this path.
+fn start(dir: &Path, root: &str) -> Server {
+    let path = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let environment = [
+        ("LD_PRELOAD", path(compiled(dir))),
+        ("FAULTY_CONTROL", path(dir.join("control"))),
+        ("FAULTY_ROOT", path(dir.join(root))),
+        ("BATCH_FLUSH_INTERVAL", "50ms".to_owned()),
+    ];
+    Server::start(dir, &environment.each_ref().map(|(name, value)| (*name, value.as_str())))
 }
 
 struct Field {
@@ -160,15 +178,7 @@ impl Field {
 fn whatever_call_fails_nothing_is_lost_or_doubled() {
     let dir = tempfile::tempdir().unwrap();
     let control = Control::create(&dir.path().join("control"));
-    let path = |path: PathBuf| path.to_str().unwrap().to_owned();
-    let environment = [
-        ("LD_PRELOAD", path(compiled(dir.path()))),
-        ("FAULTY_CONTROL", path(dir.path().join("control"))),
-        ("FAULTY_ROOT", path(dir.path().join("data/warehouse"))),
-        ("BATCH_FLUSH_INTERVAL", "50ms".to_owned()),
-    ];
-    let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let server = Server::start(dir.path(), &environment);
+    let server = start(dir.path(), "data/warehouse");
     let mut field = Field { server, control, accepted: BTreeSet::new(), sent: 0, met: BTreeMap::new() };
     let rounds = from_environment("CAUSALITY_DISK_ROUNDS", ROUNDS);
     for number in 0..rounds {
@@ -180,4 +190,44 @@ fn whatever_call_fails_nothing_is_lost_or_doubled() {
     field.check(rounds);
     println!("{} events accepted over {rounds} rounds; calls failed: {:?}", field.accepted.len(), field.met);
     assert!(field.accepted.len() > rounds * EVENTS / 2);
+}
+
+fn event(id: &str) -> serde_json::Value {
+    json!({"event": {"id": id, "appId": "a", "deviceId": "d", "userLogin": {}}})
+}
+
+/// One call fails; a retry would succeed although Linux has dropped the pages.
+#[test]
+fn a_failed_fsync_of_the_bus_or_the_store_ends_the_process_and_nothing_is_accepted() {
+    type Work = fn(&Server);
+    let publish: Work = |server| {
+        let answer = server.send("/v1/events/ingest", &event("lost"));
+        assert!(answer.as_ref().is_none_or(|(status, _)| *status == 503), "{answer:?}");
+    };
+    let create: Work = |server| {
+        let webhook = json!({"name": "w", "url": "http://127.0.0.1:9"}).to_string();
+        let answer = post(&format!("{}/api/admin/webhooks", server.admin), webhook.as_bytes(), "application/json");
+        assert!(answer.as_ref().is_none_or(|(status, _)| *status == 503), "{answer:?}");
+    };
+    // The writer copies its log when the process stops; the rest of it is busy stopping then.
+    let stop: Work = |server| crate::harness::signal(server.pid(), "TERM");
+    for (database, work) in [("bus.db", publish), ("store.db", create), ("bus.db", stop), ("store.db", stop)] {
+        let dir = tempfile::tempdir().unwrap();
+        let control = Control::create(&dir.path().join("control"));
+        let mut server = start(dir.path(), &format!("data/{database}"));
+        assert_eq!(server.send("/v1/events/ingest", &event("kept")).unwrap().0, 200);
+        server.admin_create("/webhooks", &json!({"name": "kept", "url": "http://127.0.0.1:9"}));
+        server.wait_drained();
+        control.fail(FSYNC, EIO, 1);
+        work(&server);
+        assert_eq!(server.wait_for_exit(SOON).code(), Some(EXIT_IO), "{database}");
+        assert_eq!(control.met(), 1, "{database}");
+        let log = std::fs::read_to_string(server.dir.join("log.jsonl")).unwrap();
+        let said: Vec<_> = log.lines().filter(|line| line.contains("fsync failed: the process ends")).collect();
+        assert!(said.len() == 1 && said[0].contains(database), "{said:?}");
+        // The next process reads what is really there.
+        server.restart();
+        assert_eq!(server.admin_get("/webhooks/kept")["name"], "kept");
+        assert_eq!(server.send("/v1/events/ingest", &event("next")).unwrap().0, 200);
+    }
 }

@@ -59,3 +59,24 @@ fn every_module_opens_with_its_job() {
         assert!(text.starts_with("//! "), "{name} does not say what it is for");
     }
 }
+
+/// Only these may end the process; everything below returns an error that reaches them.
+const MAY_END_THE_PROCESS: [&str; 4] = ["src/main.rs", "src/app", "src/cli", "src/base/faults.rs"];
+
+#[test]
+fn only_the_composition_root_ends_the_process() {
+    let ends = ["exit", "abort", "_exit", "kill", "raise"];
+    let calls: Vec<_> = ["process::", "libc::"].iter().flat_map(|of| ends.map(|end| format!("{of}{end}"))).collect();
+    let mut allowed = 0;
+    for (name, text) in sources().into_iter().filter(|(name, _)| name.starts_with("src/") && !name.contains("/tests/"))
+    {
+        // Imported in a group, a call would not be found.
+        assert!(!text.contains("use std::process::{"), "{name}: import what is needed of std::process line by line");
+        for call in calls.iter().filter(|call| text.contains(*call)) {
+            let is_allowed = MAY_END_THE_PROCESS.iter().any(|place| name.starts_with(place));
+            assert!(is_allowed, "{name} ends the process by {call}: return an error that reaches `app` instead");
+            allowed += 1;
+        }
+    }
+    assert!(allowed >= 3, "the calls in `app` and the injected faults were found: {allowed}");
+}

@@ -29,7 +29,7 @@ pub(super) fn note(database: &Path, frames: u64, committed: u64) {
 }
 
 /// Describes the recorded losses and how to acknowledge them. Returns `None` if there are none.
-pub fn recorded(database: &Path) -> Option<String> {
+pub(super) fn recorded(database: &Path) -> Option<String> {
     let path = beside(database, ENDING);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,

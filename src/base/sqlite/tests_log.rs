@@ -5,8 +5,11 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
+use super::error::fault;
 use super::log::{self, Index, LogState};
-use super::{Fault, fault, open_writer, open_writer_with_pages};
+use super::loss::recorded as losses;
+use super::open::open_reader;
+use super::{Fault, open_writer, open_writer_with_pages};
 
 const PAGE_BYTES: usize = 512;
 const FRAME_BYTES: usize = 24 + PAGE_BYTES;
@@ -355,7 +358,7 @@ fn half_copied(copied: usize) -> Crashed {
     let connection = open_writer_with_pages(&path, PAGE_BYTES as u32).unwrap();
     connection.execute_batch("CREATE TABLE t(n INTEGER PRIMARY KEY, b BLOB); PRAGMA wal_autocheckpoint = 0").unwrap();
     connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
-    let reader = super::open_reader(&path).unwrap();
+    let reader = open_reader(&path).unwrap();
     let mut ends = Vec::new();
     for n in 0..TRANSACTIONS {
         connection.execute("INSERT INTO t VALUES (?1, randomblob(700))", [n]).unwrap();
@@ -403,18 +406,14 @@ fn older_pages_of_a_log_are_never_laid_over_a_newer_file() {
                         whole_rows(&connection),
                         crashed.ends.iter().filter(|end| **end <= whole).count() as u64
                     );
-                    assert_eq!(
-                        super::losses(&path).is_some_and(|text| text.contains(" are left")),
-                        whole < all,
-                        "{what}"
-                    );
+                    assert_eq!(losses(&path).is_some_and(|text| text.contains(" are left")), whole < all, "{what}");
                     opened += 1;
                 }
                 Err(error) if in_file == all => {
                     assert!(kept < in_file && error.to_string().contains("`rm "), "{what}: {error}");
                     fs::remove_file(log::beside(&path, "-wal")).unwrap();
                     assert_eq!(whole_rows(&open_writer(&path).unwrap()), TRANSACTIONS, "{what}");
-                    assert_eq!(super::losses(&path), None);
+                    assert_eq!(losses(&path), None);
                     refused += 1;
                 }
                 Err(error) => {
@@ -446,9 +445,9 @@ fn the_advice_for_a_damaged_log_fits_what_is_in_the_file() {
         assert!(whole_rows(&open_writer(&path).unwrap()) >= COPIED as u64, "{frame}");
         // It is told until somebody says that it is seen.
         drop(open_writer(&path).unwrap());
-        assert!(super::losses(&path).unwrap().contains("a.db-lost once that is seen"));
+        assert!(losses(&path).unwrap().contains("a.db-lost once that is seen"));
         fs::remove_file(log::beside(&path, "-lost")).unwrap();
-        assert_eq!(super::losses(&path), None);
+        assert_eq!(losses(&path), None);
     }
     // Without an index nobody knows, and it is said.
     let dir = tempfile::tempdir().unwrap();

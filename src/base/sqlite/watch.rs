@@ -14,20 +14,20 @@ const FREE_BYTES_MIN: u64 = 1 << 20;
 
 /// The files of one database, as they were when it was opened.
 #[derive(Clone, Debug)]
-pub struct Watch {
+pub(super) struct Watch {
     files: Vec<(PathBuf, (u64, u64))>,
 }
 
 impl Watch {
     /// Watches an open database, its log, the index of the log, and the other files that a restart needs.
-    pub fn over(database: &Path, others: &[PathBuf]) -> std::io::Result<Self> {
+    pub(super) fn over(database: &Path, others: &[PathBuf]) -> std::io::Result<Self> {
         let own = [database.to_owned(), beside(database, "-wal"), beside(database, "-shm")];
         let files = own.iter().chain(others).map(|path| Ok((path.clone(), identity(&std::fs::metadata(path)?))));
         Ok(Self { files: files.collect::<std::io::Result<_>>()? })
     }
 
     /// Fails if a file is no longer at its path. Costs one system call per file.
-    pub fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         for (path, opened) in &self.files {
             let what = match std::fs::metadata(path) {
                 Ok(found) if identity(&found) == *opened => continue,
@@ -45,7 +45,7 @@ impl Watch {
     }
 
     /// Fails if the disk is full or read-only.
-    pub fn check_disk(&self) -> Result<(), String> {
+    pub(super) fn check_disk(&self) -> Result<(), String> {
         let Some(dir) = self.files.first().and_then(|(path, _)| path.parent()) else { return Ok(()) };
         let Some(disk) = Disk::of(dir) else { return Ok(()) };
         if disk.read_only {

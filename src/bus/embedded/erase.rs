@@ -22,7 +22,7 @@ pub(super) async fn erase(shared: &Arc<Shared>, span: EraseSpan, matches: &Erase
         let (from, matches) = (erased.scanned_through + 1, matches.clone());
         let (sequences, to) = shared
             .blocking(move |shared, connection| {
-                let groups = file::read_groups(connection, &shared.path, from, READ_BYTES)?;
+                let groups = file::read_groups(connection, shared.path(), from, READ_BYTES)?;
                 // Skips messages that are no longer stored.
                 let to = groups.back().map_or(through, |group| group.last_sequence()).min(through);
                 let mut found = Vec::new();

@@ -3,7 +3,7 @@
 //! Invariant: a group is returned only if its checksum matches. Knows nothing of who reads or writes when.
 
 use std::collections::VecDeque;
-use std::fs::{File, TryLockError};
+use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::consumer::position::Position;
 use super::group::{self, Draft, Group};
 use super::pack::{self, Packed, Packer};
-use crate::base::sqlite::{self, Fault, lock_file};
+use crate::base::sqlite::{self, DirectoryLock, Fault, FileError};
 use crate::bus::{BusError, BusErrorKind};
 
 const FILE_NAME: &str = "bus.db";
@@ -74,35 +74,23 @@ CREATE TABLE dedup_blocks(id INTEGER PRIMARY KEY, keys BLOB NOT NULL) STRICT;
 
 const GROUP_COLUMNS: &str = "first_sequence, count, published_at_ms, checksum, keys, raw_bytes, data";
 
-/// Held by the only process that may use the directory.
-#[derive(Debug)]
-pub(crate) struct DirectoryLock(#[expect(dead_code, reason = "held for its lock")] File);
-
-impl DirectoryLock {
-    pub(super) fn take(dir: &Path) -> Result<Self, BusError> {
-        let failed = |source: String| BusError::caused(BusErrorKind::Unavailable, "lock bus directory", source);
-        std::fs::create_dir_all(dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
-        let path = lock_path(dir);
-        // A new directory must survive a power cut like its contents; SQLite syncs only the contents.
-        for entry in [dir, dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))] {
-            let synced = File::open(entry).and_then(|entry| entry.sync_all());
-            synced.map_err(|error| failed(format!("{}: {error}", entry.display())))?;
-        }
-        lock_file(&path).map(Self).map_err(|error| match error {
-            TryLockError::WouldBlock => {
-                failed(format!("{} is in use by another process of this product", dir.display()))
-            }
-            TryLockError::Error(error) => failed(format!("{}: {error}", path.display())),
-        })
-    }
-}
-
 pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join(FILE_NAME)
 }
 
 pub(super) fn lock_path(dir: &Path) -> PathBuf {
     dir.join(LOCK_NAME)
+}
+
+/// Takes the directory for this process, and creates it if it is missing.
+pub(super) fn lock(dir: &Path) -> Result<DirectoryLock, BusError> {
+    DirectoryLock::take(dir, LOCK_NAME).map_err(|error| {
+        let text = match error {
+            TryLockError::WouldBlock => format!("{} is in use by another process of this product", dir.display()),
+            TryLockError::Error(error) => error.to_string(),
+        };
+        BusError::caused(BusErrorKind::Unavailable, "lock bus directory", text)
+    })
 }
 
 /// Opens the file for the writer, creates it if necessary, and verifies its end.
@@ -355,21 +343,18 @@ pub(super) fn corrupt(path: &Path, context: &'static str, damage: impl std::fmt:
     BusError::caused(BusErrorKind::Corrupt, context, format!("{}: {damage}", path.display()))
 }
 
-/// Converts a SQLite error into a bus error. An fsync error does not return: the state of the kernel's cache is unknown
-/// from then on, and only a new process reads what is really on disk.
+/// An error of SQLite before the engine runs; afterwards, [`Shared::failure`](super::shared::Shared::failure).
 pub(super) fn failure(path: &Path, context: &'static str, error: rusqlite::Error) -> BusError {
-    let text = sqlite::explain(&error);
-    let kind = match sqlite::fault(&error) {
-        Fault::Fsync => {
-            tracing::error!(file = %path.display(), context, error = text, "fsync failed: the process ends");
-            std::process::exit(EXIT_IO);
-        }
-        Fault::Full => BusErrorKind::Full,
-        Fault::Corrupt => BusErrorKind::Corrupt,
-        Fault::Busy | Fault::Constraint | Fault::Other => BusErrorKind::Unavailable,
-    };
-    BusError::caused(kind, context, format!("{}: {text}", path.display()))
+    file_error(context, FileError::of(&error).in_file(path))
 }
 
-/// `EX_IOERR` of `sysexits.h`.
-const EXIT_IO: i32 = 74;
+pub(super) fn file_error(context: &'static str, error: FileError) -> BusError {
+    let kind = match error.fault {
+        Fault::Full => BusErrorKind::Full,
+        Fault::Fsync => BusErrorKind::Fsync,
+        Fault::Corrupt => BusErrorKind::Corrupt,
+        Fault::Closed => return BusError::new(BusErrorKind::Closed, context),
+        Fault::Malformed | Fault::Busy | Fault::Constraint | Fault::Other => BusErrorKind::Unavailable,
+    };
+    BusError::caused(kind, context, error)
+}

@@ -8,7 +8,6 @@
 //! Invariant: what is answered is on disk; what is delivered is what was stored. Knows nothing of events.
 
 mod backpressure;
-mod checkpoint;
 mod consumer;
 mod dead_letter;
 mod dedup;
@@ -41,9 +40,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::consumer::window::Window;
 use self::consumer::{Consumer, trial_logs};
-use self::file::DirectoryLock;
 use self::queue::{Command, Queue};
-use self::shared::{Shared, lock, reason};
+use self::shared::{READERS_MAX, Shared, lock, reason};
 use self::tail::Tail;
 use super::batch::{self, BATCH_BYTES_MAX, Parts};
 use super::erase::{ErasePredicate, EraseSpan, Erased};
@@ -55,7 +53,7 @@ use super::{
     Published,
 };
 use crate::base::clock::unix_ms;
-use crate::base::sqlite;
+use crate::base::sqlite::{Database, DirectoryLock, FailedFsync, Readers};
 use crate::metrics;
 
 pub(super) use self::subscription::{Acker, Subscription};
@@ -71,7 +69,7 @@ struct Handle {
 
 impl Engine {
     pub(super) fn open(settings: EmbeddedSettings) -> Result<Self, BusError> {
-        let lock = DirectoryLock::take(&settings.dir)?;
+        let lock = file::lock(&settings.dir)?;
         let connection = file::open(&file::path(&settings.dir))?;
         Self::over(settings, lock, connection)
     }
@@ -85,30 +83,30 @@ impl Engine {
         prepared.map_err(|error| file::failure(&path, "prepare bus file", error))?;
         let consumers = recover::consumers(&connection, &path, last)?;
         let stream_id = file::stream_id(&connection).map_err(failed)?;
-        let watch = sqlite::Watch::over(&path, &[file::lock_path(&settings.dir)]);
-        let watch = watch.map_err(|error| {
+        let used_bytes = file::used_bytes(&connection).map_err(failed)?;
+        let dead_letters = dead_letter::count(&connection).map_err(failed)?;
+        let database = Database::over(path.clone(), &[file::lock_path(&settings.dir)]).map_err(|error| {
             BusError::caused(BusErrorKind::Unavailable, "open bus file", format!("{}: {error}", path.display()))
         })?;
+        let database = Arc::new(database);
         let shared = Arc::new(Shared {
             queue: Queue::new(),
             tail: Mutex::new(Tail::new(settings.tail_bytes_max)),
             head: watch::Sender::new(last),
             first: AtomicU64::new(first),
-            used_bytes: AtomicU64::new(file::used_bytes(&connection).map_err(failed)?),
-            dead_letters: AtomicU64::new(dead_letter::count(&connection).map_err(failed)?),
+            used_bytes: AtomicU64::new(used_bytes),
+            dead_letters: AtomicU64::new(dead_letters),
             trial_turn: Arc::new(Semaphore::new(1)),
             erasures: AtomicU64::new(0),
             refused: Mutex::default(),
-            damage: Mutex::default(),
-            watch,
             consumers: Mutex::new(consumers),
-            readers: Mutex::default(),
+            readers: Arc::new(Readers::on_demand(database.clone(), READERS_MAX)),
+            database,
             started: Instant::now(),
             recovered_to: last,
             closed: CancellationToken::new(),
             lock: Mutex::new(Some(lock)),
             stream_id,
-            path,
             settings,
         });
         let threads = Mutex::new(writer::start(shared.clone(), connection)?);
@@ -315,7 +313,11 @@ impl Engine {
 
     /// Losses of the file that have not been acknowledged yet.
     pub(super) fn warning(&self) -> (&'static str, Option<String>) {
-        ("bus_file_lost", sqlite::losses(&self.0.shared.path))
+        ("bus_file_lost", self.0.shared.database.losses())
+    }
+
+    pub(super) fn on_failed_fsync(&self, handler: fn(&FailedFsync)) {
+        self.0.shared.database.on_failed_fsync(handler);
     }
 
     pub(super) async fn close(&self) {
@@ -338,12 +340,12 @@ impl Handle {
     fn close(&self) {
         self.shared.queue.close();
         self.shared.closed.cancel();
+        self.shared.readers.close();
         for thread in std::mem::take(&mut *lock(&self.threads)) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the bus panicked");
             }
         }
-        lock(&self.shared.readers).clear();
         lock(&self.shared.lock).take();
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn find<T>(
         let recent = lock(&shared.tail).find(first_sequence).cloned();
         let group = match recent {
             Some(group) => Some(group),
-            None => file::read_groups(connection, &shared.path, first_sequence, 1)?.pop_front(),
+            None => file::read_groups(connection, shared.path(), first_sequence, 1)?.pop_front(),
         };
         // For a purged group, the next one is returned.
         if let Some(group) = group.filter(|group| group.first_sequence == first_sequence) {

@@ -1,7 +1,7 @@
 //! The state shared by the writer, the subscriptions and the handle, and access to the file.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -13,22 +13,22 @@ use tokio_util::sync::CancellationToken;
 use super::consumer::Consumer;
 use super::consumer::ticks::tick;
 use super::dedup::key::DedupKey;
-use super::file::{self, DirectoryLock};
+use super::file;
 use super::group::Group;
 use super::queue::{Command, Publish, Queue, Reply, Stored};
 use super::tail::Tail;
-use crate::base::sqlite;
+use crate::base::sqlite::{Database, DirectoryLock, FileError, Readers};
 use crate::bus::batch::{self, Parts};
 use crate::bus::{BusError, BusErrorKind, EmbeddedSettings};
 
 /// Bytes read from the file at once by a consumer behind the tail.
 pub(super) const READ_BYTES: usize = 4 << 20;
 /// Reading connections that are kept open.
-const READERS_MAX: usize = 4;
+pub(super) const READERS_MAX: usize = 4;
 
 /// The state shared by the writer, the subscriptions and the handle.
 pub(crate) struct Shared {
-    pub(super) path: PathBuf,
+    pub(super) database: Arc<Database>,
     pub(super) stream_id: String,
     pub(super) settings: EmbeddedSettings,
     pub(super) queue: Queue,
@@ -45,12 +45,8 @@ pub(crate) struct Shared {
     pub(super) erasures: AtomicU64,
     /// Why publishing was refused last, until it succeeds.
     pub(super) refused: Mutex<Option<BusError>>,
-    /// The first damage found in the file.
-    pub(super) damage: Mutex<Option<String>>,
-    /// Whether the files are where a restart will look for them.
-    pub(super) watch: sqlite::Watch,
     pub(super) consumers: Mutex<BTreeMap<String, Arc<Consumer>>>,
-    pub(super) readers: Mutex<Vec<Connection>>,
+    pub(super) readers: Arc<Readers>,
     pub(super) started: Instant,
     /// The last sequence when the file was opened. Messages up to it may have been delivered by a process that crashed.
     pub(super) recovered_to: u64,
@@ -81,37 +77,26 @@ impl Shared {
         context: &'static str,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, BusError> {
-        self.blocking(move |shared, connection| {
-            query(connection).map_err(|error| file::failure(&shared.path, context, error))
-        })
-        .await
+        self.blocking(move |shared, connection| query(connection).map_err(|error| shared.failure(context, &error)))
+            .await
     }
 
     pub(super) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Self, &Connection) -> Result<T, BusError> + Send + 'static,
     ) -> Result<T, BusError> {
-        if self.closed.is_cancelled() {
-            return Err(BusError::new(BusErrorKind::Closed, "read bus file"));
-        }
         let shared = self.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let kept = lock(&shared.readers).pop();
-            let connection = kept.map_or_else(|| shared.open_reader(), Ok)?;
-            let answer = work(&shared, &connection);
+        let read = self.readers.read(move |connection| {
+            let answer = work(&shared, connection);
             shared.note_damage(answer.as_ref().err());
-            let mut readers = lock(&shared.readers);
-            if readers.len() < READERS_MAX && !shared.closed.is_cancelled() {
-                readers.push(connection);
-            }
             answer
         });
-        let failed = |error| Err(BusError::caused(BusErrorKind::Unavailable, "read bus file", error));
-        done.await.unwrap_or_else(failed)
+        read.await.map_err(|error| file::file_error("read bus file", error))?
     }
 
     pub(super) async fn read_groups(self: &Arc<Self>, sequence: u64) -> Result<VecDeque<Arc<Group>>, BusError> {
-        self.blocking(move |shared, connection| file::read_groups(connection, &shared.path, sequence, READ_BYTES)).await
+        self.blocking(move |shared, connection| file::read_groups(connection, shared.path(), sequence, READ_BYTES))
+            .await
     }
 
     /// When a message was stored; for a purged message, when the next one was.
@@ -143,39 +128,38 @@ impl Shared {
         tick(self.started.elapsed())
     }
 
-    pub(super) fn open_reader(&self) -> Result<Connection, BusError> {
-        self.check_files()?;
-        let opened = sqlite::open_reader(&self.path);
-        let reader = opened.map_err(|error| file::failure(&self.path, "open bus reader", error))?;
-        // The files may have been moved in the meantime.
-        self.check_files()?;
-        Ok(reader)
+    pub(super) fn path(&self) -> &Path {
+        self.database.path()
+    }
+
+    /// Converts an error of SQLite, right after it and on the same thread. A failed fsync is reported.
+    pub(super) fn failure(&self, context: &'static str, error: &rusqlite::Error) -> BusError {
+        file::file_error(context, self.database.failure(context, error))
+    }
+
+    /// Fails once an fsync has failed.
+    pub(super) fn check_fsync(&self, context: &'static str) -> Result<(), BusError> {
+        self.database.check_fsync().map_err(|error| file::file_error(context, error))
     }
 
     /// Fails when a restart would not find the open files.
     pub(super) fn check_files(&self) -> Result<(), BusError> {
-        self.watch.check().map_err(|text| BusError::caused(BusErrorKind::Unavailable, "check bus files", text))
+        self.database.check_files().map_err(|error| file::file_error("check bus files", error))
     }
 
-    /// Remembers damage for readiness, since the read that hit it may not be repeated.
+    /// Remembers damage for readiness.
     pub(super) fn note_damage(&self, error: Option<&BusError>) {
         if let Some(error) = error.filter(|error| error.kind == BusErrorKind::Corrupt) {
-            lock(&self.damage).get_or_insert_with(|| reason(error));
+            self.database.note_damage(|| reason(error));
         }
     }
 
     /// Fails when stored data would not be found again, or when nothing can be stored.
-    pub(super) async fn ping(self: &Arc<Self>) -> Result<(), BusError> {
-        let shared = self.clone();
-        let checked = tokio::task::spawn_blocking(move || {
-            let failed = |kind| move |text| BusError::caused(kind, "check bus files", text);
-            shared.watch.check().map_err(failed(BusErrorKind::Unavailable))?;
-            if let Some(damage) = lock(&shared.damage).clone() {
-                return Err(failed(BusErrorKind::Corrupt)(damage));
-            }
-            shared.watch.check_disk().map_err(failed(BusErrorKind::Unavailable))
-        });
-        checked.await.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "check bus files", error))?
+    pub(super) async fn ping(&self) -> Result<(), BusError> {
+        let database = self.database.clone();
+        let checked = tokio::task::spawn_blocking(move || database.check()).await;
+        let checked = checked.unwrap_or_else(|error| Err(FileError::other(error)));
+        checked.map_err(|error| file::file_error("check bus files", error))
     }
 }
 

@@ -108,7 +108,7 @@ impl Subscription {
                     let groups = shared.read_groups(sequence).await?;
                     if groups.is_empty() {
                         let missing = format!("no group holds sequence {sequence} or one after it");
-                        return Err(file::corrupt(&shared.path, "read group", missing));
+                        return Err(file::corrupt(shared.path(), "read group", missing));
                     }
                     let mut state = consumer.lock();
                     // The groups read may contain messages that were erased in the meantime.

@@ -28,8 +28,10 @@ pub(crate) fn why(kind: BusErrorKind) -> &'static str {
         BusErrorKind::Full => "The event store is full; send again later.",
         BusErrorKind::Closed => "The server is stopping; send again later.",
         BusErrorKind::Invalid => "The event cannot be stored: it is too large.",
-        BusErrorKind::Unavailable | BusErrorKind::Refused | BusErrorKind::Corrupt | BusErrorKind::LeaseLost => {
-            "The event store is unavailable; send again later, with the same idempotency key."
-        }
+        BusErrorKind::Unavailable
+        | BusErrorKind::Refused
+        | BusErrorKind::Corrupt
+        | BusErrorKind::Fsync
+        | BusErrorKind::LeaseLost => "The event store is unavailable; send again later, with the same idempotency key.",
     }
 }

@@ -105,7 +105,13 @@ impl StoreErrorKind {
     pub(in crate::store) fn is_document_error(&self) -> bool {
         !matches!(
             self,
-            Self::InvalidCursor | Self::Refused | Self::Full | Self::Unavailable | Self::Corrupt | Self::Closed
+            Self::InvalidCursor
+                | Self::Refused
+                | Self::Full
+                | Self::Unavailable
+                | Self::Corrupt
+                | Self::Fsync
+                | Self::Closed
         )
     }
 }

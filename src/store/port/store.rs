@@ -2,6 +2,7 @@
 
 use tokio::sync::watch;
 
+use crate::base::sqlite::FailedFsync;
 use crate::store::error::StoreError;
 use crate::store::settings::{PostgresSettings, SqliteSettings};
 use crate::store::status::{Migrated, StoreStatus};
@@ -67,6 +68,14 @@ impl Store {
         match &self.0 {
             Inner::Sqlite(engine) => Some(engine.warning()),
             Inner::Postgres(_) => None,
+        }
+    }
+
+    /// Calls `handler` when an fsync fails, on the thread on which it failed. The store stores nothing from then on, and
+    /// the process must end. Only SQLite syncs files itself.
+    pub fn on_failed_fsync(&self, handler: fn(&FailedFsync)) {
+        if let Inner::Sqlite(engine) = &self.0 {
+            engine.on_failed_fsync(handler);
         }
     }
 

@@ -1,15 +1,16 @@
 //! The engine's handle: it queues writes for the writer thread and lends connections to readers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
-use super::error::failed;
-use super::health::Health;
+use super::error::{describe, failed, file_error};
 use super::writer;
 use super::writer::Command;
+use crate::base::sqlite::{Database, FailedFsync, FileError, Readers};
 use crate::store::audit::Caller;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::secrets::Sealer;
@@ -25,10 +26,11 @@ pub(in crate::store) struct Engine(
 pub(super) struct Shared {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) writer: Mutex<Option<JoinHandle<()>>>,
-    pub(super) readers: Mutex<Vec<Connection>>,
-    pub(super) reading: Arc<Semaphore>,
+    pub(super) readers: Arc<Readers>,
     pub(super) sealer: Arc<Sealer>,
-    pub(super) health: Arc<Health>,
+    pub(super) database: Arc<Database>,
+    /// The last group was not stored.
+    pub(super) refusing: Arc<AtomicBool>,
     pub(super) changes: Arc<watch::Sender<u64>>,
     pub(super) work: Arc<watch::Sender<u64>>,
 }
@@ -47,7 +49,11 @@ pub(super) enum Wake {
 impl Engine {
     /// Losses of the file, until they are acknowledged.
     pub(in crate::store) fn warning(&self) -> (&'static str, Option<String>) {
-        ("store_lost", crate::base::sqlite::losses(self.0.health.path()))
+        ("store_lost", self.0.database.losses())
+    }
+
+    pub(in crate::store) fn on_failed_fsync(&self, handler: fn(&FailedFsync)) {
+        self.0.database.on_failed_fsync(handler);
     }
 
     pub(in crate::store) fn changes(&self) -> watch::Receiver<u64> {
@@ -87,7 +93,7 @@ impl Engine {
         let (job, answer) = writer::job(context, run, done);
         let closed = |_| StoreError::new(StoreErrorKind::Closed, context);
         self.0.commands.send(Command::Run(job)).await.map_err(|_| StoreError::new(StoreErrorKind::Closed, context))?;
-        answer.await.map_err(closed)?.map_err(|error| self.0.health.describe(error, context))
+        answer.await.map_err(closed)?.map_err(|error| describe(&self.0.database, context, error))
     }
 
     /// Runs a query on one of the readers.
@@ -96,26 +102,19 @@ impl Engine {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let closed = || StoreError::new(StoreErrorKind::Closed, context);
-        let permit = self.0.reading.clone().acquire_owned().await.map_err(|_| closed())?;
-        let shared = self.0.clone();
-        let reading = tokio::task::spawn_blocking(move || {
-            let connection = shared.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let connection = connection.ok_or_else(|| StoreError::new(StoreErrorKind::Closed, context))?;
-            let result = run(&connection).map_err(|error| shared.health.describe(error, context));
-            shared.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-            drop(permit);
-            result
-        });
-        reading.await.map_err(|error| StoreError::caused(StoreErrorKind::Unavailable, context, error))?
+        let database = self.0.database.clone();
+        let read =
+            self.0.readers.read(move |connection| run(connection).map_err(|error| describe(&database, context, error)));
+        read.await.map_err(|error| file_error(context, error))?
     }
 
     /// Fails if a restart would not find the stored data, or if nothing can be stored.
     pub(in crate::store) async fn ping(&self) -> Result<(), StoreError> {
-        let (context, health) = ("check store files", self.0.health.clone());
-        let checked = tokio::task::spawn_blocking(move || health.check());
-        checked.await.map_err(|error| StoreError::caused(StoreErrorKind::Unavailable, context, error))??;
-        if self.0.health.is_refusing() {
+        let (context, database) = ("check store files", self.0.database.clone());
+        let checked = tokio::task::spawn_blocking(move || database.check()).await;
+        let checked = checked.unwrap_or_else(|error| Err(FileError::other(error)));
+        checked.map_err(|error| file_error(context, error))?;
+        if self.0.refusing.load(Ordering::Relaxed) {
             // Only a write shows that writing works again.
             let sql = "UPDATE schema_migrations SET name = name WHERE version = 1";
             self.write(Wake::None, context, move |connection| {
@@ -151,10 +150,9 @@ impl Engine {
 
     pub(in crate::store) async fn close(&self) {
         // Readers first: the last connection to close checkpoints the file.
-        self.0.reading.close();
         let shared = self.0.clone();
         let closing = tokio::task::spawn_blocking(move || {
-            shared.readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            shared.readers.close();
             let writer = shared.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
             // A full queue only means that the writer is not there yet.
             if let Some(writer) = writer

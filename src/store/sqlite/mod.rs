@@ -1,7 +1,6 @@
 //! The store in one SQLite file.
 //!
-//! Invariants: a single thread writes; a method returns once its change is on disk; readers see the last commit. A
-//! failed fsync ends the process, because it is unknown what is stored.
+//! Invariants: a single thread writes; a method returns once its change is on disk; readers see the last commit.
 
 mod anomalies;
 mod audit;
@@ -12,7 +11,6 @@ mod effects;
 mod engine;
 mod erasure;
 mod error;
-mod health;
 mod keys;
 mod names;
 mod open;

@@ -3,26 +3,27 @@
 //! Invariants: a job is answered only after the commit that holds it; a failed job rolls back only its own changes; a
 //! failed commit fails all its jobs.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock;
-use super::error::{failed, fault_kind, stop_at_fsync_fault};
-use super::health::Health;
+use super::error::{failed, file_error};
 use crate::base::clock::ClockSteps;
-use crate::base::sqlite::explain;
+use crate::base::sqlite::{CheckpointLimits, Checkpoints, Database, FileError};
 use crate::metrics;
-use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::error::StoreError;
 
 /// Jobs in the writer's queue; further callers wait for room.
 pub(super) const QUEUE_JOBS_MAX: usize = 1_024;
 /// Jobs in one transaction.
 const GROUP_JOBS_MAX: usize = 256;
-/// Changed rows after which the write-ahead log is checkpointed: about 4 MiB of log, because a row changes several
-/// indexes.
-const CHECKPOINT_ROWS: u64 = 1_000;
+/// Estimated bytes that a changed row adds to the log, because it changes several indexes.
+const LOG_BYTES_PER_ROW: u64 = 4 << 10;
+const CHECKPOINTS: CheckpointLimits = CheckpointLimits { soft_bytes: 4 << 20, hard_bytes: u64::MAX };
 
 pub(super) enum Command {
     Run(Job),
@@ -33,39 +34,15 @@ pub(super) enum Command {
 }
 
 /// Runs in the group's transaction, or learns why there is none; the reply waits for the commit.
-pub(super) type Job = Box<dyn FnOnce(Result<&mut Transaction<'_>, GroupError>) -> FinishedJob + Send>;
+pub(super) type Job = Box<dyn FnOnce(Result<&mut Transaction<'_>, FileError>) -> FinishedJob + Send>;
 /// Gets the error of the commit, if it failed.
-pub(super) type Reply = Box<dyn FnOnce(Option<GroupError>) + Send>;
+pub(super) type Reply = Box<dyn FnOnce(Option<FileError>) + Send>;
 
 /// A job that has run.
 pub(super) struct FinishedJob {
     answer: Reply,
     /// The job's own error.
-    failure: Option<GroupError>,
-}
-
-/// Why a whole group was not stored.
-#[derive(Clone, Debug)]
-pub(super) struct GroupError {
-    kind: StoreErrorKind,
-    detail: String,
-}
-
-impl GroupError {
-    fn of(error: &rusqlite::Error, context: &'static str, health: &Health) -> Self {
-        stop_at_fsync_fault(error, context);
-        let detail = format!("{}: {context}: {}", health.path().display(), explain(error));
-        Self { kind: fault_kind(error), detail }
-    }
-
-    /// A restart would not find the files where they are.
-    fn misplaced(detail: String) -> Self {
-        Self { kind: StoreErrorKind::Unavailable, detail }
-    }
-
-    fn as_error(&self, context: &'static str) -> StoreError {
-        StoreError::caused(self.kind.clone(), context, self.detail.clone())
-    }
+    failure: Option<FileError>,
 }
 
 /// Wraps a use case into a job. `done` is called after its commit, before the reply.
@@ -76,22 +53,20 @@ where
     D: FnOnce(&T) + Send + 'static,
 {
     let (sender, receiver) = oneshot::channel();
-    let job = move |tx: Result<&mut Transaction<'_>, GroupError>| -> FinishedJob {
+    let job = move |tx: Result<&mut Transaction<'_>, FileError>| -> FinishedJob {
         let result = match tx {
             Ok(tx) => in_savepoint(tx, context, run),
-            Err(group_error) => Err(group_error.as_error(context)),
+            Err(group_error) => Err(file_error(context, group_error)),
         };
-        let failure = result.as_ref().err().map(|error| {
-            let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-            GroupError { kind: error.kind.clone(), detail: format!("{context}: {source}") }
-        });
-        let answer = Box::new(move |group_error: Option<GroupError>| {
+        let source = result.as_ref().err().and_then(std::error::Error::source);
+        let failure = source.and_then(|source| source.downcast_ref()).cloned();
+        let answer = Box::new(move |group_error: Option<FileError>| {
             let answer = match (result, group_error) {
                 (Ok(value), None) => {
                     done(&value);
                     Ok(value)
                 }
-                (Ok(_), Some(group_error)) => Err(group_error.as_error(context)),
+                (Ok(_), Some(group_error)) => Err(file_error(context, group_error)),
                 (Err(error), _) => Err(error),
             };
             // The caller may have gone away; the job is committed all the same.
@@ -114,8 +89,14 @@ fn in_savepoint<T>(
 }
 
 /// The main loop of the writer thread.
-pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Command>, health: &Health) {
-    let mut checkpointed = 0;
+pub(super) fn run(
+    mut connection: Connection,
+    mut commands: mpsc::Receiver<Command>,
+    database: &Arc<Database>,
+    refusing: &AtomicBool,
+) {
+    let mut checkpoints = Checkpoints::new(database.clone(), CHECKPOINTS);
+    let mut changed = connection.total_changes();
     let mut group = Vec::new();
     let mut clock = ClockSteps::default();
     let mut wipes = Vec::new();
@@ -132,48 +113,57 @@ pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Comma
             }
         }
         let (jobs, started) = (group.len() as u64, Instant::now());
-        let group_error = commit(&mut connection, &mut group, &mut clock, health);
-        let stored = group_error.is_none();
-        health.record_group(group_error.map(|group_error| group_error.detail));
+        let is_checked = refusing.load(Ordering::Relaxed);
+        let group_error = commit(&mut connection, &mut group, &mut clock, database, is_checked);
         metrics::store_group(jobs, started.elapsed());
-        let changed = connection.total_changes();
-        // On a full disk, the next group may need the log's space.
-        if !stored || changed.saturating_sub(checkpointed) >= CHECKPOINT_ROWS {
-            checkpoint(&connection);
-            checkpointed = changed;
+        match &group_error {
+            Some(FileError { text, .. }) => {
+                if !refusing.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(reason = text, "the store refuses writes");
+                }
+                // On a full disk, the next group may need the log's space.
+                checkpoints.start_over(&connection, "PASSIVE");
+            }
+            None => refusing.store(false, Ordering::Relaxed),
         }
+        let before = std::mem::replace(&mut changed, connection.total_changes());
+        checkpoints.committed(&connection, changed.saturating_sub(before) * LOG_BYTES_PER_ROW);
         if !wipes.is_empty() {
-            let emptied = empty_log(&connection);
+            let emptied = checkpoints.empty(&connection);
             for done in wipes.drain(..) {
-                let again = emptied.as_ref().map_err(|error| GroupError::of(error, "empty log", health));
                 // The caller may have gone away.
-                let _ = done.send(again.copied().map_err(|group_error| group_error.as_error("empty log")));
+                let _ = done.send(emptied.clone().map_err(|error| file_error("empty log", error)));
             }
         }
     }
-    checkpoint(&connection);
+    checkpoints.start_over(&connection, "PASSIVE");
 }
 
-/// Runs and commits the whole group, in as many transactions as needed; returns why one of them failed.
+/// Runs and commits the whole group, in as many transactions as needed; returns why one of them failed. `is_checked`:
+/// after a failure nothing is written until a restart would find the files.
 fn commit(
     connection: &mut Connection,
     group: &mut Vec<Job>,
     clock: &mut ClockSteps,
-    health: &Health,
-) -> Option<GroupError> {
+    database: &Database,
+    mut is_checked: bool,
+) -> Option<FileError> {
+    let failed = |context: &'static str, error: rusqlite::Error| {
+        let FileError { fault, text } = database.failure(context, &error);
+        FileError { fault, text: format!("{context}: {text}") }
+    };
     let mut refused = None;
     let mut jobs = group.drain(..).peekable();
     while jobs.peek().is_some() {
-        // While it is known that a restart would not find the files, nothing is written to them.
-        let misplaced = if health.is_refusing() { health.check_files().map_err(GroupError::misplaced) } else { Ok(()) };
         let mut followed = *clock;
-        let began = misplaced.and_then(|()| {
+        let checked = if is_checked { database.check_files() } else { Ok(()) };
+        let began = database.check_fsync().and(checked).and_then(|()| {
             let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
             let begun = begun.and_then(|tx| {
                 let (now_ms, step_ms) = followed.look();
                 clock::shift_due_times(&tx, now_ms, step_ms).map(|()| tx)
             });
-            begun.map_err(|error| GroupError::of(&error, "begin group", health))
+            begun.map_err(|error| failed("begin group", error))
         });
         let mut tx = match began {
             Ok(tx) => tx,
@@ -185,20 +175,19 @@ fn commit(
         let mut answers = Vec::new();
         let mut group_error = None;
         for job in jobs.by_ref() {
-            let ran = job(Ok(&mut tx));
-            answers.push(ran.answer);
-            if tx.is_autocommit() {
+            let FinishedJob { answer, failure } = job(Ok(&mut tx));
+            answers.push(answer);
+            let failure = failure.map(|error| database.note("run job", error));
+            if tx.is_autocommit() || database.check_fsync().is_err() {
                 // On a full or failing disk, SQLite rolls the whole transaction back by itself.
-                let unknown =
-                    || GroupError { kind: StoreErrorKind::Unavailable, detail: "SQLite rolled back".to_owned() };
-                group_error = Some(ran.failure.unwrap_or_else(unknown));
+                group_error = Some(failure.unwrap_or_else(|| FileError::other("SQLite rolled back")));
                 break;
             }
         }
         if group_error.is_none() {
-            let committed = tx.commit().map_err(|error| GroupError::of(&error, "commit group", health));
+            let committed = tx.commit().map_err(|error| failed("commit group", error));
             // A change that a restart would not find is not stored.
-            group_error = committed.and_then(|()| health.check_files().map_err(GroupError::misplaced)).err();
+            group_error = committed.and_then(|()| database.check_fsync()).and_then(|()| database.check_files()).err();
         }
         if group_error.is_none() {
             *clock = followed;
@@ -206,21 +195,8 @@ fn commit(
         for answer in answers {
             answer(group_error.clone());
         }
+        is_checked |= group_error.is_some();
         refused = group_error.or(refused);
     }
     refused
-}
-
-/// False if a reader prevents it for longer than SQLite's busy timeout.
-fn empty_log(connection: &Connection) -> rusqlite::Result<bool> {
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map(|busy: bool| !busy)
-}
-
-/// Checkpoints the log. SQLite's automatic checkpoint would hide a failed fsync.
-fn checkpoint(connection: &Connection) {
-    let outcome = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-    if let Err(error) = outcome {
-        stop_at_fsync_fault(&error, "checkpoint store");
-        tracing::warn!(%error, "the store's log could not be copied into its file; it is kept and tried again");
-    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::Engine;
-use super::file::{self, DirectoryLock};
+use super::file;
 use crate::bus::conformance::{self, Fixture, fetch, payloads, publish, publish_numbers, spec};
 use crate::bus::{Batch, Bus, BusErrorKind, Delivery, EmbeddedSettings, Inner, Interest, Receipt};
 
@@ -121,7 +121,7 @@ async fn cancelled_fetches_lose_nothing() {
 async fn a_full_disk_refuses_and_publishing_resumes_when_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(dir.path());
-    let lock = DirectoryLock::take(dir.path()).unwrap();
+    let lock = file::lock(dir.path()).unwrap();
     let connection = file::open(&file::path(dir.path())).unwrap();
     // SQLite fails with SQLITE_FULL when the file would exceed this many pages, as it does on a full disk.
     connection.pragma_update(None, "max_page_count", 80).unwrap();

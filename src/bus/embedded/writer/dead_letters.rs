@@ -31,7 +31,7 @@ impl Writer {
                 .write("bury message", |writer| dead_letter::insert(&writer.connection, &group, *sequence, &details))?;
             if !inserted {
                 let missing = format!("the message at sequence {sequence} is missing");
-                return Err(file::corrupt(&self.shared.path, "bury message", missing));
+                return Err(file::corrupt(self.shared.path(), "bury message", missing));
             }
         }
         Ok(dead_lettered)
@@ -54,10 +54,10 @@ impl Writer {
         if let Some(group) = lock(&self.shared.tail).find(sequence) {
             return Ok(group.clone());
         }
-        let group = file::read_groups(&self.connection, &self.shared.path, sequence, 1)?.pop_front();
+        let group = file::read_groups(&self.connection, self.shared.path(), sequence, 1)?.pop_front();
         group.ok_or_else(|| {
             let missing = format!("no group holds sequence {sequence}");
-            file::corrupt(&self.shared.path, "bury message", missing)
+            file::corrupt(self.shared.path(), "bury message", missing)
         })
     }
 }

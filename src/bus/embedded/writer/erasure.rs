@@ -22,7 +22,7 @@ impl Writer {
         let (mut groups, mut messages) = (Vec::new(), 0);
         let mut rest = sequences;
         while let Some(first) = rest.first() {
-            let group = file::read_groups(&self.connection, &self.shared.path, *first, 1)?.pop_front();
+            let group = file::read_groups(&self.connection, self.shared.path(), *first, 1)?.pop_front();
             // The message has been purged in the meantime.
             let Some(group) = group else { break };
             let (of_group, behind) = rest.split_at(rest.partition_point(|sequence| *sequence <= group.last_sequence()));
@@ -37,7 +37,7 @@ impl Writer {
             let replaced = file::erasing(&self.connection, true)
                 .and_then(|()| file::replace_group(&self.connection, &group, &data, packer));
             let restored = file::erasing(&self.connection, false);
-            replaced.and(restored).map_err(|error| file::failure(&self.shared.path, "erase messages", error))?;
+            replaced.and(restored).map_err(|error| self.shared.failure("erase messages", &error))?;
             let count = (group.last_sequence() + 1 - group.first_sequence) as usize;
             let rewritten = Group::from_stored(group.first_sequence, count, group.published_at_ms, data);
             groups.push(Arc::new(rewritten.ok_or_else(|| BusError::new(BusErrorKind::Corrupt, "erase messages"))?));
@@ -71,7 +71,8 @@ impl Writer {
     /// earlier versions of pages. Returns `true` when nothing is left.
     pub(super) fn wipe(&mut self) -> Result<bool, BusError> {
         if !self.wiper.is_needed() {
-            return self.checkpoints.empty(&self.connection);
+            let emptied = self.checkpoints.empty(&self.connection);
+            return emptied.map_err(|error| file::file_error("empty log", error));
         }
         let step = self.transaction("wipe free pages", |writer| {
             writer.write("wipe free pages", |writer| writer.wiper.step(&writer.connection))

@@ -12,8 +12,8 @@ use rusqlite::Connection;
 
 use super::outcome::{CommandOutcome, CommitOutcome, StoredPosition};
 use crate::base::clock::ClockSteps;
+use crate::base::sqlite::{CheckpointLimits, Checkpoints};
 use crate::bus::embedded::backpressure::{Backpressure, CommitSchedule, CommitStats, ConsumerProgress};
-use crate::bus::embedded::checkpoint::Checkpoints;
 use crate::bus::embedded::consumer::trial_logs;
 use crate::bus::embedded::dedup::{Dedup, key};
 use crate::bus::embedded::group::Draft;
@@ -32,6 +32,7 @@ use crate::metrics;
 const GROUP_BYTES_MAX: usize = 2 << 20;
 /// Purge steps that a commit waits for when the bus is full.
 const STEPS_WHEN_FULL_MAX: usize = 8;
+const CHECKPOINTS: CheckpointLimits = CheckpointLimits { soft_bytes: 32 << 20, hard_bytes: 256 << 20 };
 /// Estimated bytes that a commit adds to the log besides its data.
 const COMMIT_OVERHEAD_BYTES: u64 = 64 << 10;
 
@@ -54,8 +55,9 @@ pub(crate) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<J
     let window_s = u32::try_from(shared.settings.dedup_window.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
     let clock = ClockSteps::default();
     let dedup = Dedup::open(&connection, window_s, key::seconds(clock.last_ms()))
-        .map_err(|error| file::failure(&shared.path, "read message ids", error))?;
-    let checkpoints = Checkpoints::start(shared.path.clone(), shared.watch.clone())?;
+        .map_err(|error| shared.failure("read message ids", &error))?;
+    let checkpoints = Checkpoints::in_background(shared.database.clone(), CHECKPOINTS, "bus-checkpoint")
+        .map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start checkpointer", error))?;
     let next_sequence = *shared.head.borrow() + 1;
     let packer =
         Packer::new().map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
@@ -198,12 +200,15 @@ impl Writer {
         context: &'static str,
         work: impl FnOnce(&mut Self) -> Result<T, BusError>,
     ) -> Result<T, BusError> {
-        let result = self.execute(context, "BEGIN IMMEDIATE").and_then(|()| work(self)).and_then(|done| {
-            let failed = |error| file::failure(&self.shared.path, context, error);
+        let began = self.shared.check_fsync(context).and_then(|()| self.execute(context, "BEGIN IMMEDIATE"));
+        let result = began.and_then(|()| work(self)).and_then(|done| {
+            let failed = |error| self.shared.failure(context, &error);
             self.dedup.maintain(&self.connection, key::seconds(self.clock.last_ms())).map_err(failed)?;
             // Read here, where no other lock is needed.
             let used_bytes = file::used_bytes(&self.connection).map_err(failed)?.saturating_sub(self.wiper.bytes);
             self.execute(context, "COMMIT")?;
+            // That of a checkpoint may have failed in the meantime.
+            self.shared.check_fsync(context)?;
             self.shared.used_bytes.store(used_bytes, Ordering::Relaxed);
             Ok(done)
         });
@@ -232,7 +237,7 @@ impl Writer {
 
     fn execute(&self, context: &'static str, sql: &'static str) -> Result<(), BusError> {
         let executed = self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
-        executed.map(drop).map_err(|error| file::failure(&self.shared.path, context, error))
+        executed.map(drop).map_err(|error| self.shared.failure(context, &error))
     }
 
     /// Updates the state after a transaction, and reports the growth of the log.
@@ -246,7 +251,7 @@ impl Writer {
         context: &'static str,
         work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
     ) -> Result<T, BusError> {
-        work(self).map_err(|error| file::failure(&self.shared.path, context, error))
+        work(self).map_err(|error| self.shared.failure(context, &error))
     }
 
     fn write_publishes(
