@@ -23,6 +23,11 @@ fmt:
 bench *ARGS:
     cargo bench {{ARGS}}
 
+# Mechanisms written by hand against the plain way, in turns; fails if one no longer earns its place
+proofs:
+    cargo bench --bench files
+    cargo bench --bench encode
+
 # Compaction of one partition against copying its row groups unchanged: MB/s, bytes before and after, memory
 compaction files="400" rows="5000" codec="snappy" into="snappy":
     COMPACTION_FILES={{files}} COMPACTION_ROWS={{rows}} COMPACTION_CODEC={{codec}} COMPACTION_INTO={{into}} \

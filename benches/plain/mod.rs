@@ -143,7 +143,7 @@ pub(crate) fn encode(events: &[Vec<u8>], received_at_ms: i64) -> usize {
     let mut writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties.build())).expect("writer");
     let mut builders = Builders::default();
     for (n, event) in events.iter().enumerate() {
-        builders.push(&EventRef::decode(event).expect("decode"), n as u64 + 1, received_at_ms);
+        builders.push(&EventRef::decode_admitted(event).expect("decode"), n as u64 + 1, received_at_ms);
         if (n + 1) % BATCH_ROWS == 0 {
             writer.write(&builders.finish(&schema)).expect("write");
         }

@@ -126,22 +126,20 @@ impl DeviceColumns {
 
     /// Adds the values of the pending rows to the columns.
     fn flush_pending(&mut self) {
-        let pending = std::mem::take(&mut self.pending);
-        let seen = std::mem::take(&mut self.seen);
-        let mut rows_of = vec![0; seen.rows.len()];
-        pending.iter().for_each(|position| rows_of[usize::from(*position)] += 1);
-        let row = |position: &u16| &seen.rows[usize::from(*position)];
-        for (index, column) in self.texts.iter_mut().enumerate() {
-            let counts = seen.rows.iter().zip(&rows_of).map(|(row, rows)| (row.texts[index], *rows));
-            column.push_keys(pending.iter().map(|position| row(position).texts[index]), counts);
+        let mut devices = Vec::with_capacity(FLUSHED_ROWS);
+        for positions in self.pending.chunks(FLUSHED_ROWS) {
+            devices.clear();
+            devices.extend(positions.iter().map(|position| self.seen.rows[usize::from(*position)]));
+            for (index, column) in self.texts.iter_mut().enumerate() {
+                column.push_keys(devices.iter().map(|device| device.texts[index]));
+            }
+            for (index, column) in self.numbers.iter_mut().enumerate() {
+                column.extend(devices.iter().map(|device| i64::from(device.numbers[index])));
+            }
+            for (index, column) in self.flags.iter_mut().enumerate() {
+                column.extend(devices.iter().map(|device| device.flags[index]));
+            }
         }
-        for (index, column) in self.numbers.iter_mut().enumerate() {
-            column.extend(pending.iter().map(|position| i64::from(row(position).numbers[index])));
-        }
-        for (index, column) in self.flags.iter_mut().enumerate() {
-            column.extend(pending.iter().map(|position| row(position).flags[index]));
-        }
-        (self.pending, self.seen) = (pending, seen);
         self.pending.clear();
     }
 
@@ -201,10 +199,12 @@ pub(crate) struct DeviceChunks {
     pub(crate) flags: std::vec::IntoIter<Chunk>,
 }
 
+/// Pending rows whose contexts are gathered at a time, few enough for the CPU cache.
+const FLUSHED_ROWS: usize = 512;
 /// The most device contexts remembered per open row group.
-const SEEN_DEVICES_MAX: usize = 4096;
+const SEEN_DEVICES_MAX: usize = 32 * 1024;
 /// The most bytes of remembered contexts, encoded.
-const SEEN_BYTES_MAX: usize = 512 * 1024;
+const SEEN_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A device context, its texts as dictionary keys.
 type SeenDevice = DeviceValues<u16>;

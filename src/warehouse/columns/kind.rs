@@ -5,14 +5,14 @@
 use crate::event::{EventRef, Kind};
 use crate::warehouse::error::WarehouseError;
 use crate::warehouse::pages::chunk::Chunk;
-use crate::warehouse::pages::column::{DictionaryColumn, DictionaryKey};
+use crate::warehouse::pages::column::DictionaryColumn;
 use crate::warehouse::pages::compression::Compressor;
 
 pub(crate) struct KindColumns {
     category: DictionaryColumn,
     event_type: DictionaryColumn,
     /// The keys of category and type, indexed by the number of the kind.
-    known: Vec<Option<(DictionaryKey, DictionaryKey)>>,
+    known: Vec<Option<(u16, u16)>>,
 }
 
 impl KindColumns {
@@ -27,10 +27,10 @@ impl KindColumns {
         }
         let Self { category, event_type, known } = self;
         let (category_key, type_key) = *known[event.kind.number as usize].get_or_insert_with(|| {
-            (category.known_key(event.kind.category, seed), event_type.known_key(event.kind.event_type, seed))
+            (category.key_of(event.kind.category, seed), event_type.key_of(event.kind.event_type, seed))
         });
-        category.push_known(category_key);
-        event_type.push_known(type_key);
+        category.push_keys([category_key]);
+        event_type.push_keys([type_key]);
     }
 
     pub(crate) fn push_texts(&mut self, category: &str, event_type: &str, seed: u64) {
@@ -43,7 +43,7 @@ impl KindColumns {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        let known = self.known.capacity() * size_of::<Option<(DictionaryKey, DictionaryKey)>>();
+        let known = self.known.capacity() * size_of::<Option<(u16, u16)>>();
         known + self.category.memory_bytes() + self.event_type.memory_bytes()
     }
 

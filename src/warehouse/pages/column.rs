@@ -93,7 +93,7 @@ impl TextColumn {
 
     fn close_page(&mut self, compressor: &mut Compressor) -> Result<(), WarehouseError> {
         if self.page_rows > 0 {
-            let text_bytes = self.page.len() - 4 * self.page_rows;
+            let text_bytes = self.page.len() - LENGTH_BYTES * self.page_rows;
             let bounds = self.bounds.take();
             let stats = PageStats { rows: self.page_rows, nulls: 0, bounds, text_bytes: Some(text_bytes) };
             self.pages.add(&self.page, Encoding::PLAIN, stats, compressor)?;
@@ -113,17 +113,9 @@ pub(crate) struct DictionaryColumn {
     ends: Vec<u32>,
     index: HashTable<u16>,
     last: u16,
-    page_text_bytes: usize,
     /// Plain values, used once the dictionary has grown too large.
     plain: Option<PlainTexts>,
     pages: Pages,
-}
-
-/// The key of a value in a dictionary.
-#[derive(Clone, Copy)]
-pub(crate) struct DictionaryKey {
-    key: u16,
-    text_bytes: u32,
 }
 
 #[derive(Default)]
@@ -141,14 +133,12 @@ impl DictionaryColumn {
             ends: Vec::new(),
             index: HashTable::new(),
             last: 0,
-            page_text_bytes: 0,
             plain: None,
             pages: Pages::default(),
         }
     }
 
     pub(crate) fn push(&mut self, value: &str, seed: u64) {
-        self.page_text_bytes += value.len();
         if let Some(plain) = &mut self.plain {
             put_text(&mut plain.bytes, value.as_bytes());
             plain.count += 1;
@@ -167,21 +157,8 @@ impl DictionaryColumn {
         self.last
     }
 
-    /// The value's key, for [`DictionaryColumn::push_known`]. Requires that the column still has a dictionary.
-    pub(crate) fn known_key(&mut self, value: &str, seed: u64) -> DictionaryKey {
-        DictionaryKey { key: self.key_of(value, seed), text_bytes: value.len() as u32 }
-    }
-
-    /// Adds a value by its key. Requires that the column still has a dictionary.
-    pub(crate) fn push_known(&mut self, key: DictionaryKey) {
-        self.page_text_bytes += key.text_bytes as usize;
-        self.keys.push(key.key);
-    }
-
-    /// Adds values by the keys that [`DictionaryColumn::key_of`] returned. `counts` lists how often each key occurs; a key
-    /// may be listed several times.
-    pub(crate) fn push_keys(&mut self, keys: impl Iterator<Item = u16>, counts: impl Iterator<Item = (u16, usize)>) {
-        self.page_text_bytes += counts.map(|(key, times)| self.entry(key).len() * times).sum::<usize>();
+    /// Adds values by the keys that [`DictionaryColumn::key_of`] returned.
+    pub(crate) fn push_keys(&mut self, keys: impl IntoIterator<Item = u16>) {
         self.keys.extend(keys);
     }
 
@@ -218,9 +195,9 @@ impl DictionaryColumn {
         compressor: &mut Compressor,
     ) -> Result<(), WarehouseError> {
         let mut raw = levels.to_vec();
-        let text_bytes = Some(std::mem::take(&mut self.page_text_bytes));
         if let Some(plain) = &mut self.plain {
             raw.extend_from_slice(&plain.bytes);
+            let text_bytes = Some(plain.bytes.len() - LENGTH_BYTES * plain.count);
             plain.bytes.clear();
             let nulls = rows - std::mem::take(&mut plain.count);
             let bounds = plain.bounds.take();
@@ -232,9 +209,9 @@ impl DictionaryColumn {
         let width = bit_width(self.ends.len().saturating_sub(1) as u64).max(1);
         raw.push(width);
         put_hybrid(&mut raw, &self.keys, width);
-        let bounds = self.page_bounds();
+        let (bounds, text_bytes) = self.page_texts();
         self.keys.clear();
-        let stats = PageStats { rows, nulls, bounds, text_bytes };
+        let stats = PageStats { rows, nulls, bounds, text_bytes: Some(text_bytes) };
         self.pages.add(&raw, Encoding::RLE_DICTIONARY, stats, compressor)?;
         if self.dictionary.len() > DICTIONARY_BYTES_MAX || self.ends.len() > DICTIONARY_ENTRIES_MAX {
             self.index = HashTable::new();
@@ -269,16 +246,17 @@ impl DictionaryColumn {
         key
     }
 
-    fn page_bounds(&self) -> Bounds {
-        let mut seen = vec![false; self.ends.len()];
-        for key in &self.keys {
-            seen[usize::from(*key)] = true;
+    /// The bounds and the bytes of the open page's values.
+    fn page_texts(&self) -> (Bounds, usize) {
+        let mut counts = vec![0; self.ends.len()];
+        self.keys.iter().for_each(|key| counts[usize::from(*key)] += 1);
+        let (mut bounds, mut text_bytes) = (Bounds::default(), 0);
+        for key in (0..counts.len()).filter(|key| counts[*key] > 0) {
+            let text = self.entry(key as u16);
+            bounds.include(text);
+            text_bytes += text.len() * counts[key];
         }
-        let mut bounds = Bounds::default();
-        for key in (0..seen.len()).filter(|key| seen[*key]) {
-            bounds.include(self.entry(key as u16));
-        }
-        bounds
+        (bounds, text_bytes)
     }
 }
 
