@@ -28,7 +28,7 @@ const RUN_SHIFT: u32 = 24;
 
 /// Keys are already hashes.
 #[derive(Clone, Copy, Default)]
-struct KeyHasher(u64);
+pub(super) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
@@ -44,29 +44,29 @@ impl Hasher for KeyHasher {
     }
 }
 
-type Keys = HashMap<DedupKey, DedupEntry, BuildHasherDefault<KeyHasher>>;
+pub(super) type Keys = HashMap<DedupKey, DedupEntry, BuildHasherDefault<KeyHasher>>;
 
 pub(crate) struct Dedup {
     window_s: u32,
-    keys_max: usize,
-    recent: Keys,
+    pub(super) keys_max: usize,
+    pub(super) recent: Keys,
     /// The time of the newest key in `recent`, in seconds.
     recent_newest_s: u32,
     /// Keys that the current transaction put into `recent`, with their previous entries.
     undo: Vec<(DedupKey, Option<DedupEntry>)>,
-    frozen: Option<Frozen>,
+    pub(super) frozen: Option<Frozen>,
     /// Complete runs, oldest first.
-    runs: Vec<SortedRun>,
+    pub(super) runs: Vec<SortedRun>,
     next_run: i64,
     /// All keys of groups up to this sequence are in complete runs.
     covered: u64,
     /// Block ids of expired runs that must still be deleted.
-    expired_blocks: Vec<std::ops::Range<i64>>,
+    pub(super) expired_blocks: Vec<std::ops::Range<i64>>,
     staged: Staged,
 }
 
 /// Keys being moved into a run.
-struct Frozen {
+pub(super) struct Frozen {
     run: i64,
     keys: Arc<Keys>,
     last_sequence: u64,
@@ -85,7 +85,7 @@ enum Stage {
     Between,
 }
 
-struct SortedRun {
+pub(super) struct SortedRun {
     run: i64,
     newest_s: u32,
     index: RunIndex,
@@ -379,6 +379,3 @@ fn newest_s(keys: &Keys) -> u32 {
 fn block_id(run: i64, block: usize) -> i64 {
     (run << RUN_SHIFT) + block as i64
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,3 +5,6 @@ pub(super) mod key;
 mod sorted_run;
 
 pub(super) use index::Dedup;
+
+#[cfg(test)]
+mod tests;

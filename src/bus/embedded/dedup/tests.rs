@@ -1,6 +1,9 @@
 //! Tests of deduplication on a real file.
 
-use super::*;
+use rusqlite::Connection;
+
+use super::index::Dedup;
+use super::key::DedupKey;
 use crate::bus::Batch;
 use crate::bus::embedded::file;
 use crate::bus::embedded::group::Draft;
