@@ -28,6 +28,7 @@ proofs:
     cargo bench --bench files
     cargo bench --bench encode
     cargo bench --bench dedup
+    cargo bench --bench leases
 
 # Compaction of one partition against copying its row groups unchanged: MB/s, bytes before and after, memory
 compaction files="400" rows="5000" codec="snappy" into="snappy":

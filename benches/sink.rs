@@ -11,22 +11,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use causality::bus::{Batch, Bus, EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
-use causality::event::EventRef;
-use causality::event::subject::write_event_subject;
+use causality::bus::{Bus, EmbeddedSettings};
 use causality::sink::{self, Settings, SinkStatus};
 use causality::warehouse::{ObjectSettings, Warehouse, scan_ids};
-use futures_util::StreamExt;
-use prost::Message;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+mod backlog;
 #[allow(dead_code, reason = "each user has its own part")]
 #[path = "../tests/services/mod.rs"]
 mod services;
 mod shop;
 
+use backlog::{BATCH, nats_settings, publish};
 use services::nats::{NatsServer, Version};
 use services::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 
@@ -36,11 +34,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const EVENTS: u64 = 1_000_000;
 const SLICES: usize = 3;
-/// Events published together, and how many such batches are on their way.
-const BATCH: u64 = 1_000;
-const BATCHES_IN_FLIGHT: usize = 4;
-/// What an event takes in the stream, generously.
-const EVENT_BYTES_MAX: u64 = 1_024;
 /// Set for the process that is the S3 endpoint.
 const SERVE_S3: &str = "CAUSALITY_BENCH_SERVE_S3";
 /// The share of the embedded sink's rows a second that is wanted.
@@ -65,7 +58,7 @@ fn main() {
     let slices = from_environment("CAUSALITY_BENCH_SLICES").map_or(SLICES, |slices| slices as usize);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (nats, s3) = (NatsServer::start(Version::Newest), S3Process::start());
-    let remote = runtime.block_on(Bus::connect_nats(nats_settings(&nats, events * slices as u64))).unwrap();
+    let remote = runtime.block_on(Bus::connect_nats(nats_settings(nats.url(), events * slices as u64))).unwrap();
     let (mut embedded, mut servers) = (Vec::new(), Vec::new());
     for slice in 0..slices {
         embedded.push(drain_embedded(&runtime, events));
@@ -150,23 +143,6 @@ fn drain_servers(
     drained
 }
 
-/// Publishes the events of a shop, numbered from 0.
-async fn publish(bus: &Bus, events: u64) {
-    let batches = (0..events / BATCH).map(|batch| async move {
-        let mut random = shop::Random(42 + batch);
-        let mut out = Batch::with_capacity(BATCH as usize, BATCH as usize * 500);
-        for n in batch * BATCH..(batch + 1) * BATCH {
-            let bytes = shop::event(n, &mut random).encode_to_vec();
-            let event = EventRef::decode(&bytes).unwrap();
-            let mut subject = String::new();
-            write_event_subject(&mut subject, event.app_id, event.category(), &event.event_type());
-            out.push(&subject, None, |out| out.extend_from_slice(&bytes));
-        }
-        assert!(bus.publish(out).await.iter().all(Result::is_ok));
-    });
-    futures_util::stream::iter(batches).buffer_unordered(BATCHES_IN_FLIGHT).collect::<Vec<()>>().await;
-}
-
 /// Lets a sink that was told to stop take everything that is on the bus.
 fn drain(runtime: &Runtime, bus: &Bus, warehouse: &Warehouse, servers: Option<(&NatsServer, &S3Process)>) -> Drained {
     let mut settings = Settings { stop_budget: Duration::from_secs(3_600).into(), ..Settings::default() };
@@ -218,31 +194,6 @@ fn processor_seconds(pid: u32) -> f64 {
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
     (ticks(11) + ticks(12)) / 100.0
-}
-
-fn nats_settings(server: &NatsServer, events: u64) -> NatsSettings {
-    NatsSettings {
-        url: server.url(),
-        client_name: "causality-bench".to_owned(),
-        credentials_file: None,
-        ca_file: None,
-        reconnects_max: None,
-        reconnect_wait: Duration::from_secs(1),
-        timeout: Duration::from_secs(10),
-        stream: "CAUSALITY_EVENTS".to_owned(),
-        subjects: ["events.>", "requests.>", "responses.>", "anomalies.>"].map(str::to_owned).to_vec(),
-        readers: Vec::new(),
-        age_max: Duration::from_secs(86_400),
-        // The server refuses more than the disk has.
-        bytes_max: (events * EVENT_BYTES_MAX).max(1 << 30),
-        replicas: 1,
-        storage: StreamStorage::File,
-        dead_letter_stream: "CAUSALITY_DLQ".to_owned(),
-        dead_letter_age_max: Duration::from_secs(86_400),
-        dedup_window: Duration::from_secs(60),
-        publish: PublishMode::Auto,
-        event_bytes_max: 1_000_000,
-    }
 }
 
 /// The S3 endpoint in a process of its own, so that its processor time is told from the sink's.
