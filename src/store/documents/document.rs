@@ -15,7 +15,9 @@ pub const OWN_MEMBERS: [&str; 6] =
     ["id", "created_at", "updated_at", "disabled_reason", "deliveries_given_up", "faults"];
 
 /// A kind of document: its table and its stored form.
-pub(in crate::store) trait Document: Serialize + DeserializeOwned + Send + 'static {
+pub(in crate::store) trait Document:
+    Serialize + DeserializeOwned + Clone + Send + Sync + 'static
+{
     type Stored: Comparable + Audited + Send + 'static;
     const TABLE: &'static str;
     const LIST: u8;

@@ -4,6 +4,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::client::Client;
 use super::deliveries;
 use super::engine::Engine;
 use super::error::{damaged, failed};
@@ -23,14 +24,12 @@ const STATE_COLUMNS: &str =
 impl Engine {
     pub(in crate::store) async fn anomaly_states(&self, configs: &[Uuid]) -> Result<Vec<AnomalyState>, StoreError> {
         let context = "read anomaly states";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = format!(
                 "SELECT {STATE_COLUMNS} FROM anomaly_states s WHERE config_id = ANY($1)
                  ORDER BY config_id, app_id, group_value"
             );
             let rows = client.query(&sql, &[&configs]).await.map_err(failed(context))?;
-            client.reusable = true;
             rows.iter().map(state).collect()
         })
         .await
@@ -45,15 +44,13 @@ impl Engine {
         let configs: Vec<Uuid> = written.iter().map(|state| state.config_id).collect();
         let apps: Vec<&str> = written.iter().map(|state| state.app_id.as_str()).collect();
         let groups: Vec<&str> = written.iter().map(|state| state.group.as_str()).collect();
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = format!(
                 "SELECT {STATE_COLUMNS} FROM unnest($1::uuid[], $2::text[], $3::text[])
                      WITH ORDINALITY AS k (config_id, app_id, group_value, place)
                  JOIN anomaly_states s USING (config_id, app_id, group_value) ORDER BY k.place"
             );
             let rows = client.query(&sql, &[&configs, &apps, &groups]).await.map_err(failed(context))?;
-            client.reusable = true;
             rows.iter().map(state).collect()
         })
         .await
@@ -71,20 +68,16 @@ impl Engine {
             WHERE detected_at > causality_now_ms() + $1 AND seq IN
             (SELECT seq FROM anomaly_events ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED)";
         let mut deleted = 0;
-        self.retrying(context, || async move {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             client.execute(ahead, &[&EVENT_AHEAD_MS_MAX, &DELETE_ROWS_MAX]).await.map_err(failed(context))?;
-            client.reusable = true;
             Ok(())
         })
         .await?;
         for (sql, limit) in [(states, before_ms), (events, EVENT_RETENTION_MS)] {
             loop {
                 let count = self
-                    .retrying(context, || async move {
-                        let mut client = self.client(context).await?;
+                    .run(context, async |client| {
                         let count = client.execute(sql, &[&limit, &DELETE_ROWS_MAX]).await.map_err(failed(context))?;
-                        client.reusable = true;
                         Ok(count)
                     })
                     .await?;
@@ -109,8 +102,7 @@ impl Engine {
         if !app_id.is_none_or(is_storable) {
             return Ok(cursor::page(LIST, &page, Vec::<(i64, AnomalyEvent)>::new()));
         }
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = "SELECT seq, document FROM anomaly_events
                        WHERE ($1::uuid IS NULL OR config_id = $1) AND ($2::text IS NULL OR app_id = $2)
                            AND ($3::bigint IS NULL OR detected_at >= $3) AND ($4::bigint IS NULL OR seq < $4)
@@ -118,7 +110,6 @@ impl Engine {
             let limit = page.limit as i64 + 1;
             let rows = client.query(sql, &[&config, &app_id, &since_ms, &before, &limit]).await;
             let rows = rows.map_err(failed(context))?;
-            client.reusable = true;
             let event = |row: &Row| {
                 let document = serde_json::from_str(row.get(1)).map_err(|error| damaged(context, error))?;
                 Ok((row.get::<_, i64>(0), document))
@@ -130,10 +121,7 @@ impl Engine {
     }
 }
 
-pub(super) async fn insert_events(
-    tx: &deadpool_postgres::Transaction<'_>,
-    events: &[AnomalyEvent],
-) -> Result<(), StoreError> {
+pub(super) async fn insert_events(tx: &Client, events: &[AnomalyEvent]) -> Result<(), StoreError> {
     let context = "record anomaly events";
     if events.is_empty() {
         return Ok(());
@@ -150,10 +138,7 @@ pub(super) async fn insert_events(
 }
 
 /// Writes each state over the version that it names; returns how many had that version.
-pub(super) async fn put_states(
-    tx: &deadpool_postgres::Transaction<'_>,
-    states: &[AnomalyState],
-) -> Result<usize, StoreError> {
+pub(super) async fn put_states(tx: &Client, states: &[AnomalyState]) -> Result<usize, StoreError> {
     let context = "write anomaly states";
     if states.is_empty() {
         return Ok(0);

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tokio_postgres::{GenericClient, Row};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::client::Client;
 use super::engine::Engine;
 use super::error::{damaged, failed};
 use super::row::{is_storable, timestamp};
@@ -30,7 +31,7 @@ impl Engine {
     /// Records a change in its transaction if there is a caller.
     pub(super) async fn record_change(
         &self,
-        client: &impl GenericClient,
+        client: &Client,
         change: impl FnOnce() -> Change,
     ) -> Result<(), StoreError> {
         match &self.1 {
@@ -45,14 +46,7 @@ impl Engine {
     }
 
     pub(in crate::store) async fn add_audit(&self, entry: AuditEntry) -> Result<i64, StoreError> {
-        let context = "record change";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let id = insert(&**client, &entry).await?;
-            client.reusable = true;
-            Ok(id)
-        })
-        .await
+        self.run("record change", async |client| insert(&client, &entry).await).await
     }
 
     pub(in crate::store) async fn finish_audit(
@@ -62,18 +56,16 @@ impl Engine {
         after: Option<Value>,
     ) -> Result<(), StoreError> {
         let context = "record outcome of change";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = "SELECT document FROM audit WHERE seq = $1";
             // The record may have been deleted. No other process writes to it.
             if let Some(row) = client.query_opt(sql, &[&id]).await.map_err(failed(context))? {
                 let found = entry(&row, 0)?;
-                let settled = AuditEntry { outcome, after: after.or(found.after), ..found };
+                let settled = AuditEntry { outcome, after: after.clone().or(found.after), ..found };
                 let document = serde_json::to_string(&settled).map_err(|error| damaged(context, error))?;
                 let sql = "UPDATE audit SET document = $2 WHERE seq = $1";
                 client.execute(sql, &[&id, &document]).await.map_err(failed(context))?;
             }
-            client.reusable = true;
             Ok(())
         })
         .await
@@ -92,8 +84,7 @@ impl Engine {
         let actor_id = filter.actor.as_deref().and_then(|actor| Uuid::try_parse(actor).ok());
         let actor = filter.actor.filter(|_| actor_id.is_none());
         let kind = filter.kind.map(AuditKind::text);
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = "SELECT seq, at, document FROM audit
                        WHERE ($1::text IS NULL OR actor = $1) AND ($2::uuid IS NULL OR actor_id = $2)
                            AND ($3::text IS NULL OR kind = $3) AND ($4::bigint IS NULL OR at >= $4)
@@ -102,7 +93,6 @@ impl Engine {
             let limit = page.limit as i64 + 1;
             let rows = client.query(sql, &[&actor, &actor_id, &kind, &filter.since_ms, &before, &limit]).await;
             let rows = rows.map_err(failed(context))?;
-            client.reusable = true;
             let rows: Result<Vec<_>, StoreError> = rows.iter().map(record).collect();
             Ok(cursor::page(LIST, &page, rows?))
         })
@@ -118,11 +108,9 @@ impl Engine {
         let mut deleted = 0;
         loop {
             let count = self
-                .retrying(context, || async move {
-                    let mut client = self.client(context).await?;
+                .run(context, async |client| {
                     let count = client.execute(sql, &[&age_ms, &RECORDS_MAX, &DELETE_ROWS_MAX]).await;
                     let count = count.map_err(failed(context))?;
-                    client.reusable = true;
                     Ok(count)
                 })
                 .await?;
@@ -134,7 +122,7 @@ impl Engine {
     }
 }
 
-async fn insert(client: &impl GenericClient, entry: &AuditEntry) -> Result<i64, StoreError> {
+async fn insert(client: &Client, entry: &AuditEntry) -> Result<i64, StoreError> {
     let context = "record change";
     let document = serde_json::to_string(entry).map_err(|error| damaged(context, error))?;
     let sql = "INSERT INTO audit (at, actor, actor_id, kind, document)

@@ -1,33 +1,46 @@
-//! A connection borrowed from the pool.
+//! A connection lent to a use case.
+//!
+//! Invariant: it returns to the pool only if [`Client::keep`] says so. Everything else discards it: a cancelled use case
+//! drops it in the middle of a statement or a transaction.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use deadpool_postgres::Object;
+use deadpool_postgres::{ClientWrapper, Object};
 
-/// A pooled connection. It returns to the pool only if its user marks it reusable at the end.
-pub(super) struct Client {
-    pub(super) object: Option<Object>,
-    pub(super) reusable: bool,
+/// A pooled connection. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Client(Arc<Lent>);
+
+struct Lent {
+    object: Option<Object>,
+    is_whole: AtomicBool,
+}
+
+impl Client {
+    pub(super) fn new(object: Object) -> Self {
+        Self(Arc::new(Lent { object: Some(object), is_whole: AtomicBool::new(false) }))
+    }
+
+    /// No statement and no transaction is left on it: it returns to the pool.
+    pub(super) fn keep(self) {
+        self.0.is_whole.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Deref for Client {
-    type Target = deadpool_postgres::ClientWrapper;
+    type Target = ClientWrapper;
 
-    fn deref(&self) -> &Self::Target {
-        self.object.as_ref().expect("taken only when dropped")
+    fn deref(&self) -> &ClientWrapper {
+        self.0.object.as_ref().expect("taken only when dropped")
     }
 }
 
-impl DerefMut for Client {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        self.object.as_mut().expect("taken only when dropped")
-    }
-}
-
-impl Drop for Client {
+impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(object) = self.object.take()
-            && !self.reusable
+            && !*self.is_whole.get_mut()
         {
             drop(Object::take(object));
         }

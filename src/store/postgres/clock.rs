@@ -57,10 +57,8 @@ async fn move_due_times_back(engine: &Engine) -> Result<u64, StoreError> {
     let mut moved = 0;
     loop {
         let count = engine
-            .retrying(context, || async move {
-                let mut client = engine.client(context).await?;
+            .run(context, async |client| {
                 let count = client.execute(sql, &[&lease_ms, &ROWS_MAX]).await.map_err(failed(context))?;
-                client.reusable = true;
                 Ok(count)
             })
             .await?;

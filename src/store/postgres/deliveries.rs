@@ -5,11 +5,13 @@
 use std::time::Instant;
 
 use serde_json::value::RawValue;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
+use super::client::Client;
 use super::clock;
+use super::engine::Ending::Commit;
 use super::engine::Engine;
 use super::error::{damaged, failed};
 use super::row::{is_storable, timestamp};
@@ -68,11 +70,9 @@ impl Engine {
              SELECT * FROM claimed ORDER BY was_due_at, seq"
         );
         let values: [&(dyn ToSql + Sync); 6] = [&limit, &lease_ms, &named, &quotas, &per_webhook, &bytes];
-        self.retrying(context, || async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let statement = client.prepare_cached(&sql).await.map_err(failed(context))?;
             let rows = client.query(&statement, &values).await.map_err(failed(context))?;
-            client.reusable = true;
             rows.iter().map(|row| delivery(row).map(|(_, delivery)| delivery)).collect()
         })
         .await
@@ -95,11 +95,9 @@ impl Engine {
                        SELECT due_at FROM deliveries WHERE webhook_id = w.id AND due_at IS NOT NULL
                        ORDER BY due_at LIMIT 1) x
                    WHERE w.enabled AND NOT w.id = ANY($1)";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let row = client.query_one(&statement, &[&skip]).await.map_err(failed(context))?;
-            client.reusable = true;
             Ok((row.get(0), row.get(1)))
         })
         .await
@@ -111,13 +109,9 @@ impl Engine {
                    WHERE status = 'in_progress' AND seq IN
                        (SELECT seq FROM deliveries WHERE id = ANY($1) ORDER BY seq FOR UPDATE)";
         let values: [&(dyn ToSql + Sync); 1] = [&ids];
-        self.retrying(context, || async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        self.transact(context, async |tx| {
             run(&tx, sql, &values, context).await?;
-            self.commit(tx, Wake::Work, context).await?;
-            client.reusable = true;
-            Ok(())
+            Ok(Commit((), Wake::Work))
         })
         .await
     }
@@ -128,9 +122,7 @@ impl Engine {
         let mut abandoned = 0;
         loop {
             let count = self
-                .retrying(context, || async {
-                    let mut client = self.client(context).await?;
-                    let tx = client.transaction().await.map_err(failed(context))?;
+                .transact(context, async |tx| {
                     let sql = "SELECT id FROM webhooks WHERE NOT enabled ORDER BY id";
                     let disabled = tx.query(sql, &[]).await.map_err(failed(context))?;
                     let mut count = 0;
@@ -138,9 +130,7 @@ impl Engine {
                         count += delete_beyond_limit(&tx, webhook, bounds.deliveries_max).await?;
                         count += cancel_older(&tx, webhook, age_ms).await?;
                     }
-                    self.commit(tx, Wake::None, context).await?;
-                    client.reusable = true;
-                    Ok(count)
+                    Ok(Commit(count, Wake::None))
                 })
                 .await?;
             abandoned += count;
@@ -178,26 +168,15 @@ impl Engine {
             WHERE d.id = o.id
                 AND (d.due_at IS NOT NULL OR (o.status = 'delivered' AND d.status <> 'delivered'))";
         let values: [&(dyn ToSql + Sync); 7] = [&ids, &statuses, &attempts, &ages, &waits, &codes, &errors];
-        self.retrying(context, || async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        self.transact(context, async |tx| {
             run(&tx, sql, &values, context).await?;
-            self.commit(tx, if again { Wake::Work } else { Wake::None }, context).await?;
-            client.reusable = true;
-            Ok(())
+            Ok(Commit((), if again { Wake::Work } else { Wake::None }))
         })
         .await
     }
 
     pub(in crate::store) async fn delivery(&self, id: Uuid) -> Result<Option<Delivery>, StoreError> {
-        let context = "read delivery";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let found = delivery_in(&**client, id).await?;
-            client.reusable = true;
-            Ok(found)
-        })
-        .await
+        self.run("read delivery", async |client| delivery_in(&client, id).await).await
     }
 
     pub(in crate::store) async fn deliveries(
@@ -210,8 +189,7 @@ impl Engine {
         if !filter.event_id.as_deref().is_none_or(is_storable) {
             return Ok(cursor::page(LIST, &page, Vec::<(i64, Delivery)>::new()));
         }
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             // Only the given conditions, so that each finds its index.
             let status = filter.status.map(DeliveryStatus::text);
             let limit = page.limit as i64 + 1;
@@ -238,7 +216,6 @@ impl Engine {
             }
             let sql = format!("SELECT {COLUMNS} FROM deliveries d WHERE {wheres} ORDER BY d.seq DESC LIMIT $1");
             let rows = client.query(&sql, &values).await.map_err(failed(context))?;
-            client.reusable = true;
             let rows: Result<Vec<_>, _> = rows.iter().map(delivery).collect();
             Ok(cursor::page(LIST, &page, rows?))
         })
@@ -247,9 +224,7 @@ impl Engine {
 
     pub(in crate::store) async fn retry_delivery(&self, id: Uuid) -> Result<Delivery, StoreError> {
         let context = "retry delivery";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        self.transact(context, async |tx| {
             let sql = "SELECT d.status, EXISTS (SELECT 1 FROM webhooks w WHERE w.id = d.webhook_id)
                        FROM deliveries d WHERE d.id = $1 FOR UPDATE OF d";
             let row = tx.query_opt(sql, &[&id]).await.map_err(failed(context))?;
@@ -266,13 +241,11 @@ impl Engine {
                 "UPDATE deliveries d SET status = 'pending', attempts = 0, due_at = causality_now_ms(), finished_at = NULL
                  WHERE d.id = $1 RETURNING {COLUMNS}"
             );
-            let before = delivery_in(&*tx, id).await?;
+            let before = delivery_in(&tx, id).await?;
             let row = tx.query_one(&sql, &[&id]).await.map_err(failed(context))?;
             let (_, retried) = delivery(&row)?;
-            self.record_change(&*tx, || Delivery::change("retry", id, before.as_ref(), Some(&retried))).await?;
-            self.commit(tx, Wake::Work, context).await?;
-            client.reusable = true;
-            Ok(retried)
+            self.record_change(&tx, || Delivery::change("retry", id, before.as_ref(), Some(&retried))).await?;
+            Ok(Commit(retried, Wake::Work))
         })
         .await
     }
@@ -288,40 +261,32 @@ impl Engine {
                     AND ($4::uuid IS NULL OR webhook_id = $4) AND ($5::uuid IS NULL OR rule_id = $5)
                     AND EXISTS (SELECT 1 FROM webhooks w WHERE w.id = d.webhook_id)
                 ORDER BY seq LIMIT $6 FOR UPDATE OF d)";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        self.transact(context, async |tx| {
             let values: [&(dyn ToSql + Sync); 6] =
                 [&statuses, &filter.since_ms, &filter.until_ms, &filter.webhook_id, &filter.rule_id, &limit];
             let retried = tx.execute(sql, &values).await.map_err(failed(context))?;
-            self.record_change(&*tx, || filter.change(retried)).await?;
-            self.commit(tx, Wake::Work, context).await?;
-            client.reusable = true;
-            Ok(retried)
+            self.record_change(&tx, || filter.change(retried)).await?;
+            Ok(Commit(retried, Wake::Work))
         })
         .await
     }
 
     pub(in crate::store) async fn delete_delivery(&self, id: Uuid) -> Result<bool, StoreError> {
         let context = "delete delivery";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        self.transact(context, async |tx| {
             let sql = format!("DELETE FROM deliveries d WHERE d.id = $1 RETURNING {COLUMNS}");
             let row = tx.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
             if let Some(row) = &row {
                 let (_, deleted) = delivery(row)?;
-                self.record_change(&*tx, || Delivery::change("delete", id, Some(&deleted), None)).await?;
+                self.record_change(&tx, || Delivery::change("delete", id, Some(&deleted), None)).await?;
             }
-            self.commit(tx, Wake::None, context).await?;
-            client.reusable = true;
-            Ok(row.is_some())
+            Ok(Commit(row.is_some(), Wake::None))
         })
         .await
     }
 }
 
-async fn delivery_in(client: &impl GenericClient, id: Uuid) -> Result<Option<Delivery>, StoreError> {
+async fn delivery_in(client: &Client, id: Uuid) -> Result<Option<Delivery>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM deliveries d WHERE d.id = $1");
     let row = client.query_opt(&sql, &[&id]).await.map_err(failed("read delivery"))?;
     row.map(|row| delivery(&row).map(|(_, delivery)| delivery)).transpose()
@@ -329,11 +294,7 @@ async fn delivery_in(client: &impl GenericClient, id: Uuid) -> Result<Option<Del
 
 /// Deletes a disabled webhook's oldest deliveries beyond the limit; returns how many. Skips rows that another process
 /// is deleting.
-pub(super) async fn delete_beyond_limit(
-    tx: &deadpool_postgres::Transaction<'_>,
-    webhook: Uuid,
-    backlog_max: u64,
-) -> Result<u64, StoreError> {
+pub(super) async fn delete_beyond_limit(tx: &Client, webhook: Uuid, backlog_max: u64) -> Result<u64, StoreError> {
     let backlog_max = i64::try_from(backlog_max).unwrap_or(i64::MAX);
     // The index alone answers the count. A request of an earlier claim may still be in flight.
     let sql = "
@@ -349,7 +310,7 @@ pub(super) async fn delete_beyond_limit(
 }
 
 /// Cancels deliveries that have been due for a disabled webhook for longer than `age_ms`; returns how many.
-async fn cancel_older(tx: &deadpool_postgres::Transaction<'_>, webhook: Uuid, age_ms: i64) -> Result<u64, StoreError> {
+async fn cancel_older(tx: &Client, webhook: Uuid, age_ms: i64) -> Result<u64, StoreError> {
     let sql = "
         WITH old AS MATERIALIZED (
             SELECT seq FROM deliveries WHERE webhook_id = $1 AND due_at < causality_now_ms() - $2
@@ -362,7 +323,7 @@ async fn cancel_older(tx: &deadpool_postgres::Transaction<'_>, webhook: Uuid, ag
 }
 
 async fn count_abandoned(
-    tx: &deadpool_postgres::Transaction<'_>,
+    tx: &Client,
     webhook: Uuid,
     sql: &str,
     values: &[&(dyn ToSql + Sync)],
@@ -390,12 +351,10 @@ pub(super) async fn delete_expired_deliveries(engine: &Engine) -> Result<u64, St
     for (status, retention_ms) in RETENTION_MS {
         loop {
             let count = engine
-                .retrying(context, || async move {
-                    let mut client = engine.client(context).await?;
+                .run(context, async |client| {
                     client.execute(ahead, &[&status.text(), &DELETE_ROWS_MAX]).await.map_err(failed(context))?;
                     let values: [&(dyn ToSql + Sync); 3] = [&status.text(), &retention_ms, &DELETE_ROWS_MAX];
                     let count = client.execute(old, &values).await.map_err(failed(context))?;
-                    client.reusable = true;
                     Ok(count)
                 })
                 .await?;

@@ -3,9 +3,11 @@
 //! Invariant: `webhook_uses` holds exactly the webhooks that stored documents name, by id.
 
 use jiff::Timestamp;
-use tokio_postgres::{GenericClient, Row};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::client::Client;
+use super::engine::Ending::Commit;
 use super::engine::Engine;
 use super::error::{damaged, failed};
 use super::names::{find, name_taken, refuse_taken};
@@ -21,28 +23,19 @@ use crate::store::page::{Page, PageRequest};
 impl Engine {
     pub(in crate::store) async fn create_document<D: Document>(&self, new: D) -> Result<D::Stored, StoreError> {
         let context = "create document";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
-            let stored = create_in(&*tx, new).await?;
-            self.record_change(&*tx, || Change::created(&stored)).await?;
-            self.commit(tx, Wake::Changes, context).await?;
-            client.reusable = true;
-            Ok(stored)
+        self.transact(context, async |tx| {
+            let stored = create_in(&tx, new.clone()).await?;
+            self.record_change(&tx, || Change::created(&stored)).await?;
+            Ok(Commit(stored, Wake::Changes))
         })
         .await
     }
 
     pub(in crate::store) async fn document<D: Document>(&self, key: &str) -> Result<Option<D::Stored>, StoreError> {
         let context = "read document";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let found = match find(&**client, D::TABLE, key, "").await? {
-                Some(id) => get_in::<D>(&**client, id).await?,
-                None => None,
-            };
-            client.reusable = true;
-            Ok(found)
+        self.run(context, async |client| match find(&client, D::TABLE, key, "").await? {
+            Some(id) => get_in::<D>(&client, id).await,
+            None => Ok(None),
         })
         .await
     }
@@ -53,12 +46,10 @@ impl Engine {
     ) -> Result<Page<D::Stored>, StoreError> {
         let context = "list documents";
         let after = cursor::after::<[u8; 16]>(D::LIST, &page)?.map(Uuid::from_bytes);
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = format!("{} WHERE $1::uuid IS NULL OR d.id > $1 ORDER BY d.id LIMIT $2", select::<D>());
             let rows = client.query(&sql, &[&after, &(page.limit as i64 + 1)]).await.map_err(failed(context))?;
             let rows = rows.iter().map(stored::<D>).collect::<Result<Vec<_>, _>>()?;
-            client.reusable = true;
             Ok(cursor::page(D::LIST, &page, rows))
         })
         .await
@@ -71,47 +62,32 @@ impl Engine {
         as_of: Option<Timestamp>,
     ) -> Result<D::Stored, StoreError> {
         let context = "replace document";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        self.transact(context, async |tx| {
             let before = match self.is_audited() {
-                true => locked::<D>(&*tx, key).await?,
+                true => locked::<D>(&tx, key).await?,
                 false => None,
             };
-            let stored = match replace_in(&*tx, key, new, as_of).await {
-                Err(error) if error.kind == StoreErrorKind::Changed => {
-                    tx.rollback().await.map_err(failed(context))?;
-                    client.reusable = true;
-                    return Err(error);
-                }
-                stored => stored?,
-            };
-            self.record_change(&*tx, || Change::replaced(before.as_ref(), &stored)).await?;
-            self.commit(tx, Wake::Changes, context).await?;
-            client.reusable = true;
-            Ok(stored)
+            let stored = replace_in(&tx, key, new.clone(), as_of).await?;
+            self.record_change(&tx, || Change::replaced(before.as_ref(), &stored)).await?;
+            Ok(Commit(stored, Wake::Changes))
         })
         .await
     }
 
     pub(in crate::store) async fn delete_document<D: Document>(&self, key: &str) -> Result<bool, StoreError> {
         let context = "delete document";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
-            let id = find(&*tx, D::TABLE, key, "FOR UPDATE").await?;
+        self.transact(context, async |tx| {
+            let id = find(&tx, D::TABLE, key, "FOR UPDATE").await?;
             if let Some(id) = id {
-                let before = if self.is_audited() { get_in::<D>(&*tx, id).await? } else { None };
-                self.record_change(&*tx, || Change::deleted(id, before.as_ref())).await?;
+                let before = if self.is_audited() { get_in::<D>(&tx, id).await? } else { None };
+                self.record_change(&tx, || Change::deleted(id, before.as_ref())).await?;
                 let sql = format!("DELETE FROM {} WHERE id = $1", D::TABLE);
                 tx.execute(&sql, &[&id]).await.map_err(failed(context))?;
-                use_webhooks(&*tx, id, &[]).await?;
-                delete_faults(&*tx, id).await?;
+                use_webhooks(&tx, id, &[]).await?;
+                delete_faults(&tx, id).await?;
                 tx.execute("DELETE FROM anomaly_states WHERE config_id = $1", &[&id]).await.map_err(failed(context))?;
             }
-            self.commit(tx, if id.is_some() { Wake::Changes } else { Wake::None }, context).await?;
-            client.reusable = true;
-            Ok(id.is_some())
+            Ok(Commit(id.is_some(), if id.is_some() { Wake::Changes } else { Wake::None }))
         })
         .await
     }
@@ -122,9 +98,7 @@ impl Engine {
         // Always in the same order, so that two processes do not deadlock.
         faults.sort_by_key(|of| of.id);
         let faults = &faults;
-        self.retrying(context, || async move {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        self.transact(context, async |tx| {
             let sql = "INSERT INTO faults AS f (document_id, count, last_at, last_error)
                        SELECT $1, $2, $3, $4 WHERE EXISTS (SELECT 1 FROM rules WHERE id = $1 AND updated_at = $5)
                            OR EXISTS (SELECT 1 FROM anomaly_configs WHERE id = $1 AND updated_at = $5)
@@ -135,9 +109,7 @@ impl Engine {
                 let (count, as_of) = (faults.count as i64, as_of.as_millisecond());
                 tx.execute(sql, &[id, &count, &last_at, &faults.last_error, &as_of]).await.map_err(failed(context))?;
             }
-            self.commit(tx, Wake::None, context).await?;
-            client.reusable = true;
-            Ok(())
+            Ok(Commit((), Wake::None))
         })
         .await
     }
@@ -151,12 +123,12 @@ fn select<D: Document>() -> String {
     )
 }
 
-async fn delete_faults(client: &impl GenericClient, document: Uuid) -> Result<(), StoreError> {
+async fn delete_faults(client: &Client, document: Uuid) -> Result<(), StoreError> {
     let sql = "DELETE FROM faults WHERE document_id = $1";
     client.execute(sql, &[&document]).await.map(|_| ()).map_err(failed("forget faults"))
 }
 
-pub(super) async fn create_in<D: Document>(client: &impl GenericClient, mut new: D) -> Result<D::Stored, StoreError> {
+pub(super) async fn create_in<D: Document>(client: &Client, mut new: D) -> Result<D::Stored, StoreError> {
     let context = "create document";
     refuse_taken(client, D::TABLE, new.name(), None).await?;
     let webhooks = resolve(client, new.actions_mut()).await?;
@@ -173,17 +145,14 @@ pub(super) async fn create_in<D: Document>(client: &impl GenericClient, mut new:
     Ok(new.stored(id, Faults::default(), created, created))
 }
 
-pub(super) async fn get_in<D: Document>(
-    client: &impl GenericClient,
-    id: Uuid,
-) -> Result<Option<D::Stored>, StoreError> {
+pub(super) async fn get_in<D: Document>(client: &Client, id: Uuid) -> Result<Option<D::Stored>, StoreError> {
     let sql = format!("{} WHERE d.id = $1", select::<D>());
     let row = client.query_opt(&sql, &[&id]).await.map_err(failed("read document"))?;
     Ok(row.map(|row| stored::<D>(&row)).transpose()?.map(|(_, stored)| stored))
 }
 
 /// Reads the document that is about to be replaced and locks it.
-async fn locked<D: Document>(client: &impl GenericClient, key: &str) -> Result<Option<D::Stored>, StoreError> {
+async fn locked<D: Document>(client: &Client, key: &str) -> Result<Option<D::Stored>, StoreError> {
     match find(client, D::TABLE, key, "FOR UPDATE").await? {
         Some(id) => get_in::<D>(client, id).await,
         None => Ok(None),
@@ -191,7 +160,7 @@ async fn locked<D: Document>(client: &impl GenericClient, key: &str) -> Result<O
 }
 
 pub(super) async fn replace_in<D: Document>(
-    client: &impl GenericClient,
+    client: &Client,
     key: &str,
     mut new: D,
     as_of: Option<Timestamp>,
@@ -216,7 +185,7 @@ pub(super) async fn replace_in<D: Document>(
 }
 
 /// Replaces names by ids in place and removes duplicates. The webhooks are locked until the commit.
-async fn resolve(client: &impl GenericClient, actions: &mut Actions) -> Result<Vec<Uuid>, StoreError> {
+async fn resolve(client: &Client, actions: &mut Actions) -> Result<Vec<Uuid>, StoreError> {
     let (mut ids, mut unknown) = (Vec::with_capacity(actions.webhooks.len()), Vec::new());
     for (index, key) in actions.webhooks.iter().enumerate() {
         match find(client, webhooks::TABLE, key, "FOR KEY SHARE").await? {
@@ -232,7 +201,7 @@ async fn resolve(client: &impl GenericClient, actions: &mut Actions) -> Result<V
     Ok(ids)
 }
 
-async fn use_webhooks(client: &impl GenericClient, user: Uuid, webhooks: &[Uuid]) -> Result<(), StoreError> {
+async fn use_webhooks(client: &Client, user: Uuid, webhooks: &[Uuid]) -> Result<(), StoreError> {
     let context = "note used webhooks";
     client.execute("DELETE FROM webhook_uses WHERE user_id = $1", &[&user]).await.map_err(failed(context))?;
     if !webhooks.is_empty() {

@@ -8,6 +8,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::client::Client;
+use super::engine::Ending::{Commit, Rollback};
 use super::engine::{Engine, lock};
 use super::error::failed;
 use super::statement::run;
@@ -17,8 +18,6 @@ use crate::metrics;
 use crate::store::effects::{Cause, Effects, OutboxMessage, RecordOutcome};
 use crate::store::error::StoreError;
 
-type Tx<'a> = deadpool_postgres::Transaction<'a>;
-
 impl Engine {
     pub(in crate::store) async fn consumed(&self, consumer: &str, causes: &[Cause]) -> Result<Vec<Cause>, StoreError> {
         let context = "read consumed sequences";
@@ -26,8 +25,7 @@ impl Engine {
             return Ok(Vec::new());
         }
         let (sequences, times) = columns(causes.iter());
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = "SELECT DISTINCT a.sequence, a.published_at_ms
                        FROM unnest($2::bigint[], $3::bigint[]) AS a (sequence, published_at_ms)
                        WHERE a.sequence <= (SELECT floor FROM consumer_floors WHERE consumer = $1)
@@ -38,7 +36,6 @@ impl Engine {
                        ORDER BY a.sequence, a.published_at_ms";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let rows = client.query(&statement, &[&consumer, &sequences, &times]).await.map_err(failed(context))?;
-            client.reusable = true;
             Ok(rows.iter().map(|row| Cause::new(row.get::<_, i64>(0) as u64, row.get(1))).collect())
         })
         .await
@@ -46,11 +43,21 @@ impl Engine {
 
     pub(in crate::store) async fn record_effects(&self, effects: Effects) -> Result<RecordOutcome, StoreError> {
         let context = "record effects";
-        let effects = &effects;
-        self.retrying(context, || async move {
-            let mut client = self.client(context).await?;
-            self.ensure_floor(&client, &effects.consumer).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        let recorded = self.run(context, async |client| self.record_on(&client, &effects).await).await?;
+        match recorded {
+            Some(abandoned) => {
+                metrics::store_given_up(abandoned);
+                Ok(RecordOutcome::Committed)
+            }
+            None => self.conflict(&effects).await,
+        }
+    }
+
+    /// Returns how many deliveries were abandoned, or `None` if the effects conflict with recorded ones.
+    async fn record_on(&self, client: &Client, effects: &Effects) -> Result<Option<u64>, StoreError> {
+        let context = "record effects";
+        self.ensure_floor(client, &effects.consumer).await?;
+        let recorded = self.transact_on(client, context, async |tx| {
             let (marked, written, disabled, (), ()) = try_join!(
                 mark(&tx, effects),
                 anomalies::put_states(&tx, &effects.anomaly_states),
@@ -59,10 +66,7 @@ impl Engine {
                 insert_outbox(&tx, &effects.outbox),
             )?;
             if marked < effects.causes.len() || written < effects.anomaly_states.len() {
-                tx.rollback().await.map_err(failed(context))?;
-                client.reusable = true;
-                drop(client);
-                return self.conflict(effects).await;
+                return Ok(Rollback(None));
             }
             let mut abandoned = 0;
             for webhook in disabled {
@@ -70,18 +74,18 @@ impl Engine {
                     deliveries::delete_beyond_limit(&tx, webhook, effects.backlog_max.unwrap_or(u64::MAX)).await?;
             }
             let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
-            self.commit(tx, if due { Wake::Work } else { Wake::None }, context).await?;
-            if let Some(acknowledged) = effects.acknowledged {
-                // In its own transaction: its lock must not wait for locks that wait for it.
-                let tx = client.transaction().await.map_err(failed(context))?;
+            Ok(Commit(Some(abandoned), if due { Wake::Work } else { Wake::None }))
+        });
+        let recorded = recorded.await?;
+        if let (Some(_), Some(acknowledged)) = (recorded, effects.acknowledged) {
+            // In its own transaction: its lock must not wait for locks that wait for it.
+            let merge = async |tx: Client| {
                 merge_consumed(&tx, &effects.consumer, acknowledged).await?;
-                self.commit(tx, Wake::None, context).await?;
-            }
-            client.reusable = true;
-            metrics::store_given_up(abandoned);
-            Ok(RecordOutcome::Committed)
-        })
-        .await
+                Ok(Commit((), Wake::None))
+            };
+            self.transact_on(client, context, merge).await?;
+        }
+        Ok(recorded)
     }
 
     /// Creates the row of a consumer's floor, once per process: a missing row cannot be locked.
@@ -105,12 +109,10 @@ impl Engine {
 
     pub(in crate::store) async fn outbox(&self, limit: usize) -> Result<Vec<OutboxMessage>, StoreError> {
         let context = "read outbox";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = "SELECT id, subject, payload FROM outbox ORDER BY seq LIMIT $1";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let rows = client.query(&statement, &[&(limit as i64)]).await.map_err(failed(context))?;
-            client.reusable = true;
             let message =
                 |row: &tokio_postgres::Row| OutboxMessage { id: row.get(0), subject: row.get(1), payload: row.get(2) };
             Ok(rows.iter().map(message).collect())
@@ -120,12 +122,10 @@ impl Engine {
 
     pub(in crate::store) async fn remove_from_outbox(&self, ids: &[Uuid]) -> Result<(), StoreError> {
         let context = "forget outbox";
-        self.retrying(context, || async move {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let statement =
                 client.prepare_cached("DELETE FROM outbox WHERE id = ANY($1)").await.map_err(failed(context))?;
             client.execute(&statement, &[&ids]).await.map_err(failed(context))?;
-            client.reusable = true;
             Ok(())
         })
         .await
@@ -133,7 +133,7 @@ impl Engine {
 }
 
 /// Marks the batch's messages as consumed; the primary key makes a second commit impossible.
-async fn mark(tx: &Tx<'_>, effects: &Effects) -> Result<usize, StoreError> {
+async fn mark(tx: &Client, effects: &Effects) -> Result<usize, StoreError> {
     let context = "consume sequences";
     if effects.causes.is_empty() {
         return Ok(0);
@@ -170,7 +170,7 @@ fn columns<'a>(causes: impl Iterator<Item = &'a Cause>) -> (Vec<i64>, Vec<i64>) 
 
 /// Merges acknowledged records into one. A record further ahead stays: it covers messages that the stream has since
 /// lost, and whose sequences it reuses.
-async fn merge_consumed(tx: &Tx<'_>, consumer: &String, acknowledged: Cause) -> Result<(), StoreError> {
+async fn merge_consumed(tx: &Client, consumer: &String, acknowledged: Cause) -> Result<(), StoreError> {
     let (floor, known_ms, context) = (acknowledged.sequence as i64, acknowledged.published_at_ms, "forget sequences");
     let latest = "SELECT max(published_at_ms) FROM consumed
                   WHERE consumer = $1 AND sequence <= $2 AND published_at_ms <= $3";
@@ -206,7 +206,7 @@ async fn merge_consumed(tx: &Tx<'_>, consumer: &String, acknowledged: Cause) -> 
 
 /// Inserts the deliveries. If a webhook was deleted since its rule was compiled, the delivery is cancelled instead of
 /// waiting forever; existing webhooks are locked until the commit. Returns the disabled webhooks.
-async fn insert_deliveries(tx: &Tx<'_>, effects: &Effects) -> Result<Vec<Uuid>, StoreError> {
+async fn insert_deliveries(tx: &Client, effects: &Effects) -> Result<Vec<Uuid>, StoreError> {
     let deliveries = &effects.deliveries;
     if deliveries.is_empty() {
         return Ok(Vec::new());
@@ -241,7 +241,7 @@ async fn insert_deliveries(tx: &Tx<'_>, effects: &Effects) -> Result<Vec<Uuid>, 
     Ok(disabled.iter().map(|row| row.get(0)).collect())
 }
 
-async fn insert_outbox(tx: &Tx<'_>, outbox: &[OutboxMessage]) -> Result<(), StoreError> {
+async fn insert_outbox(tx: &Client, outbox: &[OutboxMessage]) -> Result<(), StoreError> {
     if outbox.is_empty() {
         return Ok(());
     }

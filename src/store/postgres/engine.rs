@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use tokio::sync::watch;
-use tokio_postgres::Transaction;
 use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
-use super::error::{failed, is_conflict};
+use super::error::{failed, is_conflict, of_postgres};
 use super::server_clock::ServerClock;
 use super::silence::{ServerSilent, StaleCutoff, fail_on_silence};
 use super::wake::{Wake, bump};
@@ -20,7 +19,7 @@ use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::secrets::Sealer;
 use crate::store::status::StoreStatus;
 
-/// Attempts of a transaction that PostgreSQL aborts because of a conflict with another one.
+/// Attempts of a use case that PostgreSQL aborts because of a conflict with another one.
 const ATTEMPTS_MAX: usize = 5;
 /// Silence allowed while the server is pinged.
 const PING_SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -31,6 +30,13 @@ pub(in crate::store) struct Engine(
     /// The caller on whose behalf changes are made.
     pub(super) Option<Arc<Caller>>,
 );
+
+/// How a transaction ends that did not fail.
+pub(super) enum Ending<T> {
+    /// Commits, and wakes these watchers in all processes.
+    Commit(T, Wake),
+    Rollback(T),
+}
 
 pub(super) struct Shared {
     pub(super) pool: Pool,
@@ -56,40 +62,40 @@ impl Engine {
         self.0.work.subscribe()
     }
 
-    pub(super) async fn client(&self, context: &'static str) -> Result<Client, StoreError> {
-        if self.0.closing.is_cancelled() {
-            return Err(StoreError::new(StoreErrorKind::Closed, context));
+    /// Runs a use case on a connection of the pool, again while PostgreSQL aborts it because of a conflict with another
+    /// one. The connection is discarded if the use case is cancelled, is silent for longer than a statement may take, or
+    /// fails with an error of PostgreSQL.
+    pub(super) async fn run<T, F>(&self, context: &'static str, use_case: impl Fn(Client) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut attempt = 1;
+        loop {
+            match self.run_within(self.0.silence_max, context, &use_case).await {
+                Err(error) if attempt < ATTEMPTS_MAX && is_conflict(&error) => attempt += 1,
+                done => return done,
+            }
         }
-        let object = self.0.pool.get().await.map_err(|error| match error {
-            deadpool_postgres::PoolError::Backend(error)
-            | deadpool_postgres::PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(error)) => {
-                failed(context)(error)
-            }
-            deadpool_postgres::PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => {
-                let text = "every connection was in use for database_connect_timeout (database_max_open_conns)";
-                StoreError::caused(StoreErrorKind::Unavailable, context, text)
-            }
-            error => StoreError::caused(StoreErrorKind::Unavailable, context, error.to_string()),
-        })?;
-        Ok(Client { object: Some(object), reusable: false })
     }
 
-    /// Runs a use case; aborts it when the connection is silent for longer than a statement may take.
-    pub(super) async fn call<T>(
-        &self,
-        context: &'static str,
-        run: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        self.call_within(self.0.silence_max, context, run).await
-    }
-
-    async fn call_within<T>(
+    async fn run_within<T, F>(
         &self,
         silence_max: Duration,
         context: &'static str,
-        run: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        match fail_on_silence(silence_max, run).await {
+        use_case: impl FnOnce(Client) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let running = async {
+            let client = Client::new(self.connection(context).await?);
+            let done = use_case(client.clone()).await;
+            if !matches!(&done, Err(error) if of_postgres(error).is_some()) {
+                client.keep();
+            }
+            done
+        };
+        match fail_on_silence(silence_max, running).await {
             Ok(done) => done,
             Err(ServerSilent) => {
                 self.0.cutoff.advance();
@@ -99,53 +105,74 @@ impl Engine {
         }
     }
 
-    /// [`Self::call`], retried while PostgreSQL aborts the transaction because of a conflict.
-    pub(super) async fn retrying<T, F>(&self, context: &'static str, run: impl Fn() -> F) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        let mut attempt = 1;
-        loop {
-            match self.call(context, run()).await {
-                Err(error) if attempt < ATTEMPTS_MAX && is_conflict(&error) => attempt += 1,
-                done => return done,
-            }
+    async fn connection(&self, context: &'static str) -> Result<deadpool_postgres::Object, StoreError> {
+        if self.0.closing.is_cancelled() {
+            return Err(StoreError::new(StoreErrorKind::Closed, context));
         }
+        self.0.pool.get().await.map_err(|error| match error {
+            deadpool_postgres::PoolError::Backend(error)
+            | deadpool_postgres::PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(error)) => {
+                failed(context)(error)
+            }
+            deadpool_postgres::PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => {
+                let text = "every connection was in use for database_connect_timeout (database_max_open_conns)";
+                StoreError::caused(StoreErrorKind::Unavailable, context, text)
+            }
+            error => StoreError::caused(StoreErrorKind::Unavailable, context, error.to_string()),
+        })
     }
 
-    /// Commits and notifies all processes. This one is woken directly, before the response: the notification may arrive
-    /// after the next event.
-    pub(super) async fn commit(
+    /// [`Self::run`] in a transaction.
+    pub(super) async fn transact<T, F>(
         &self,
-        tx: deadpool_postgres::Transaction<'_>,
-        wake: Wake,
         context: &'static str,
-    ) -> Result<(), StoreError> {
-        if let Some(sql) = wake.sql() {
-            Transaction::batch_execute(&tx, sql).await.map_err(failed(context))?;
+        use_case: impl Fn(Client) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<Ending<T>, StoreError>>,
+    {
+        self.run(context, async |client| self.transact_on(&client, context, &use_case).await).await
+    }
+
+    /// Runs a transaction on a connection. An error that is not PostgreSQL's rolls it back.
+    pub(super) async fn transact_on<T, F>(
+        &self,
+        client: &Client,
+        context: &'static str,
+        use_case: impl FnOnce(Client) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<Ending<T>, StoreError>>,
+    {
+        let execute = async |sql| client.batch_execute(sql).await.map_err(failed(context));
+        execute("BEGIN").await?;
+        match use_case(client.clone()).await {
+            Ok(Ending::Commit(value, wake)) => {
+                if let Some(sql) = wake.sql() {
+                    execute(sql).await?;
+                }
+                execute("COMMIT").await?;
+                // This process is woken directly, before the response: the notification may arrive after the next event.
+                if matches!(wake, Wake::Changes | Wake::Both) {
+                    bump(&self.0.changes);
+                }
+                Ok(value)
+            }
+            Ok(Ending::Rollback(value)) => execute("ROLLBACK").await.map(|()| value),
+            Err(error) if of_postgres(&error).is_none() => execute("ROLLBACK").await.and(Err(error)),
+            Err(error) => Err(error),
         }
-        tx.commit().await.map_err(failed(context))?;
-        if matches!(wake, Wake::Changes | Wake::Both) {
-            bump(&self.0.changes);
-        }
-        Ok(())
     }
 
     pub(in crate::store) async fn ping(&self) -> Result<(), StoreError> {
         let context = "reach PostgreSQL";
-        self.call_within(PING_SILENCE_MAX, context, async {
-            let mut client = self.client(context).await?;
-            client.batch_execute("").await.map_err(failed(context))?;
-            client.reusable = true;
-            Ok(())
-        })
-        .await
+        let ping = async |client: Client| client.batch_execute("").await.map_err(failed(context));
+        self.run_within(PING_SILENCE_MAX, context, ping).await
     }
 
     pub(in crate::store) async fn status(&self) -> Result<StoreStatus, StoreError> {
         let context = "count store";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = "SELECT (SELECT count(*) FROM deliveries WHERE status IN ('pending', 'in_progress')),
                               (SELECT count(*) FROM deliveries WHERE status IN ('dead_letter', 'failed')),
                               (SELECT coalesce(sum(deliveries_given_up), 0)::bigint FROM webhooks),
@@ -153,7 +180,6 @@ impl Engine {
                               (SELECT count(*) FROM anomaly_configs)";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let row = client.query_one(&statement, &[]).await.map_err(failed(context))?;
-            client.reusable = true;
             let count = |column: usize| row.get::<_, i64>(column) as u64;
             Ok(StoreStatus {
                 engine: "postgres".to_owned(),

@@ -40,11 +40,9 @@ impl Engine {
         }
         let [_, deliveries, anomaly_records] = erased;
         let (group, app) = (person.group(), &person.app_id);
-        self.retrying(CONTEXT, || async {
-            let mut client = self.client(CONTEXT).await?;
+        self.run(CONTEXT, async |client| {
             let sql = "DELETE FROM anomaly_states WHERE group_value = $1 AND ($2::text IS NULL OR app_id = $2)";
             client.execute(sql, &[&group, app]).await.map_err(failed(CONTEXT))?;
-            client.reusable = true;
             Ok(())
         })
         .await?;
@@ -67,8 +65,7 @@ impl Engine {
         let (mut after, mut erased) = (i64::MIN, 0);
         loop {
             let (last, deleted) = self
-                .retrying(CONTEXT, || async {
-                    let mut client = self.client(CONTEXT).await?;
+                .run(CONTEXT, async |client| {
                     let rows = client.query(&select, &[&after, &id, &limit]).await.map_err(failed(CONTEXT))?;
                     let is_match = |row: &&tokio_postgres::Row| {
                         row.get::<_, Option<&[u8]>>(1).is_some_and(|document| person.has_document(document))
@@ -78,7 +75,6 @@ impl Engine {
                     if !found.is_empty() {
                         deleted = client.execute(&delete, &[&found]).await.map_err(failed(CONTEXT))?;
                     }
-                    client.reusable = true;
                     Ok((rows.last().map(|row| row.get::<_, i64>(0)), deleted))
                 })
                 .await?;

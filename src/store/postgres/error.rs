@@ -23,8 +23,12 @@ pub(super) fn damaged(context: &'static str, error: impl std::fmt::Display) -> S
     StoreError::caused(StoreErrorKind::Corrupt, context, error.to_string())
 }
 
+/// The error of PostgreSQL that caused it, after which its connection is not reused.
+pub(super) fn of_postgres(error: &StoreError) -> Option<&tokio_postgres::Error> {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref())
+}
+
 pub(super) fn is_conflict(error: &StoreError) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
-    let code = source.and_then(tokio_postgres::Error::code);
+    let code = of_postgres(error).and_then(tokio_postgres::Error::code);
     code.is_some_and(|code| [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(code))
 }

@@ -1,8 +1,10 @@
 //! API keys. Only the SHA-256 of a key is kept.
 
-use tokio_postgres::{GenericClient, Row};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::client::Client;
+use super::engine::Ending::{Commit, Rollback};
 use super::engine::Engine;
 use super::error::{damaged, failed};
 use super::names::{find, name_taken};
@@ -23,9 +25,7 @@ impl Engine {
     pub(in crate::store) async fn create_key(&self, new: NewApiKey) -> Result<(ApiKey, String), StoreError> {
         let context = "create key";
         let (key, hash) = generate_key()?;
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        self.transact(context, async |tx| {
             let sql = "UPDATE api_keys_state SET version = version + 1, keys = keys + 1 WHERE keys < $1
                        RETURNING version";
             let raised = tx.query_opt(sql, &[&(KEYS_MAX as i64)]).await.map_err(failed(context))?;
@@ -43,10 +43,8 @@ impl Engine {
                 .await
                 .map_err(name_taken(context))?;
             let stored = api_key(&row)?;
-            self.record_change(&*tx, || Change::created(&stored)).await?;
-            self.commit(tx, Wake::Changes, context).await?;
-            client.reusable = true;
-            Ok((stored, key))
+            self.record_change(&tx, || Change::created(&stored)).await?;
+            Ok(Commit((stored, key.clone()), Wake::Changes))
         })
         .await
     }
@@ -54,12 +52,10 @@ impl Engine {
     pub(in crate::store) async fn keys(&self, page: PageRequest) -> Result<Page<ApiKey>, StoreError> {
         let context = "list keys";
         let after = cursor::after::<[u8; 16]>(LIST, &page)?.map(Uuid::from_bytes);
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = "SELECT id, app_id, name, created_at, expires_at, requests_per_second, burst, last_used_at
                        FROM api_keys WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2";
             let rows = client.query(sql, &[&after, &(page.limit as i64 + 1)]).await.map_err(failed(context))?;
-            client.reusable = true;
             let rows: Result<Vec<_>, _> =
                 rows.iter().map(|row| api_key(row).map(|key| (key.id.into_bytes(), key))).collect();
             Ok(cursor::page(LIST, &page, rows?))
@@ -69,58 +65,45 @@ impl Engine {
 
     pub(in crate::store) async fn key(&self, key: &str) -> Result<Option<ApiKey>, StoreError> {
         let context = "read key";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let found = match find(&**client, TABLE, key, "").await? {
-                Some(id) => get(&**client, id).await?,
-                None => None,
-            };
-            client.reusable = true;
-            Ok(found)
+        self.run(context, async |client| match find(&client, TABLE, key, "").await? {
+            Some(id) => get(&client, id).await,
+            None => Ok(None),
         })
         .await
     }
 
     pub(in crate::store) async fn revoke_key(&self, key: &str) -> Result<bool, StoreError> {
         let context = "revoke key";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        self.transact(context, async |tx| {
             // Updated before the key itself, as on creation, so that the two do not deadlock.
             let raise = "UPDATE api_keys_state SET version = version + 1, keys = keys - 1 RETURNING version";
             let version: i64 = tx.query_one(raise, &[]).await.map_err(failed(context))?.get(0);
-            let Some(id) = find(&*tx, TABLE, key, "FOR UPDATE").await? else {
-                tx.rollback().await.map_err(failed(context))?;
-                client.reusable = true;
-                return Ok(false);
+            let Some(id) = find(&tx, TABLE, key, "FOR UPDATE").await? else {
+                return Ok(Rollback(false));
             };
             if self.is_audited() {
-                let before = get(&*tx, id).await?;
-                self.record_change(&*tx, || Change::deleted(id, before.as_ref())).await?;
+                let before = get(&tx, id).await?;
+                self.record_change(&tx, || Change::deleted(id, before.as_ref())).await?;
             }
             let delete = "WITH gone AS (DELETE FROM api_keys WHERE id = $1 RETURNING hash)
                           INSERT INTO revoked_keys (version, hash) SELECT $2, hash FROM gone";
             tx.execute(delete, &[&id, &version]).await.map_err(failed(context))?;
             let delete = "DELETE FROM revoked_keys WHERE version <= $1";
             tx.execute(delete, &[&(version - REVOCATIONS_KEPT)]).await.map_err(failed(context))?;
-            self.commit(tx, Wake::Changes, context).await?;
-            client.reusable = true;
-            Ok(true)
+            Ok(Commit(true, Wake::Changes))
         })
         .await
     }
 
     pub(in crate::store) async fn revocations(&self, since: u64) -> Result<Revocations, StoreError> {
         let context = "read revoked keys";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             // One statement, so that both are from the same snapshot.
             let sql = "SELECT s.version, causality_now_ms(), r.hash
                        FROM api_keys_state s LEFT JOIN revoked_keys r ON r.version > $1";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let since_version = i64::try_from(since).unwrap_or(i64::MAX);
             let rows = client.query(&statement, &[&since_version]).await.map_err(failed(context))?;
-            client.reusable = true;
             let first = rows.first().ok_or_else(|| damaged(context, "api_keys_state is empty"))?;
             let revoked: Result<Vec<_>, _> =
                 rows.iter().filter_map(|row| row.get::<_, Option<&[u8]>>(2)).map(hash).collect();
@@ -131,14 +114,12 @@ impl Engine {
 
     pub(in crate::store) async fn keys_after(&self, version: u64) -> Result<Vec<HashedKey>, StoreError> {
         let context = "read keys";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = "SELECT id, app_id, hash, expires_at, requests_per_second, burst, version FROM api_keys
                        WHERE version > $1 ORDER BY version LIMIT $2";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let after = i64::try_from(version).unwrap_or(i64::MAX);
             let rows = client.query(&statement, &[&after, &(KEYS_PAGE as i64)]).await.map_err(failed(context))?;
-            client.reusable = true;
             rows.iter().map(hashed_key).collect()
         })
         .await
@@ -147,8 +128,7 @@ impl Engine {
     pub(in crate::store) async fn record_key_use(&self, used: &[(Uuid, i64)]) -> Result<(), StoreError> {
         let context = "note use of keys";
         let (ids, minutes): (Vec<Uuid>, Vec<i64>) = used.iter().copied().unzip();
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             // A locked row is being updated by another gateway, or revoked.
             let sql = "WITH used AS (SELECT * FROM unnest($1::uuid[], $2::bigint[]) AS u (id, at)),
                             free AS (SELECT k.id, used.at FROM api_keys k JOIN used USING (id)
@@ -156,14 +136,13 @@ impl Engine {
                        UPDATE api_keys SET last_used_at = greatest(free.at, created_at) FROM free WHERE free.id = api_keys.id";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             client.execute(&statement, &[&ids, &minutes]).await.map_err(failed(context))?;
-            client.reusable = true;
             Ok(())
         })
         .await
     }
 }
 
-async fn get(client: &impl GenericClient, id: Uuid) -> Result<Option<ApiKey>, StoreError> {
+async fn get(client: &Client, id: Uuid) -> Result<Option<ApiKey>, StoreError> {
     let sql = "SELECT id, app_id, name, created_at, expires_at, requests_per_second, burst, last_used_at
                FROM api_keys WHERE id = $1";
     let row = client.query_opt(sql, &[&id]).await.map_err(failed("read key"))?;

@@ -1,19 +1,14 @@
 //! Looking rows up by id or name, and keeping names unique.
 
-use tokio_postgres::GenericClient;
 use uuid::Uuid;
 
+use super::client::Client;
 use super::error::failed;
 use super::row::is_storable;
 use crate::store::error::{StoreError, StoreErrorKind};
 
 /// The id for an id or a name. An id takes precedence over a name that looks like one. `lock` is `FOR UPDATE` or empty.
-pub(super) async fn find(
-    client: &impl GenericClient,
-    table: &str,
-    key: &str,
-    lock: &str,
-) -> Result<Option<Uuid>, StoreError> {
+pub(super) async fn find(client: &Client, table: &str, key: &str, lock: &str) -> Result<Option<Uuid>, StoreError> {
     if !is_storable(key) {
         return Ok(None);
     }
@@ -26,7 +21,7 @@ pub(super) async fn find(
 
 /// Refuses a name that another row of the table has.
 pub(super) async fn refuse_taken(
-    client: &impl GenericClient,
+    client: &Client,
     table: &str,
     name: &str,
     own: Option<Uuid>,

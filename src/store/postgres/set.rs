@@ -1,7 +1,7 @@
 //! A set of documents in one transaction.
 
-use tokio_postgres::GenericClient;
-
+use super::client::Client;
+use super::engine::Ending::{Commit, Rollback};
 use super::engine::Engine;
 use super::error::failed;
 use super::wake::Wake;
@@ -16,30 +16,22 @@ const CONTEXT: &str = "apply documents";
 impl Engine {
     pub(in crate::store) async fn apply(&self, set: DocumentSet, rehearsal: bool) -> Result<AppliedSet, StoreError> {
         let set = &set;
-        self.retrying(CONTEXT, || async move {
-            let mut client = self.client(CONTEXT).await?;
-            let tx = client.transaction().await.map_err(failed(CONTEXT))?;
-            let applied = self.apply_all(&*tx, set).await?.finish();
+        self.transact(CONTEXT, async |tx| {
+            let applied = self.apply_all(&tx, set).await?.finish();
             match applied {
                 Ok(applied) if applied.changed() && !rehearsal => {
                     for change in changes_of(&applied) {
-                        self.record_change(&*tx, || change).await?;
+                        self.record_change(&tx, || change).await?;
                     }
-                    self.commit(tx, Wake::Both, CONTEXT).await?;
-                    client.reusable = true;
-                    Ok(applied)
+                    Ok(Commit(applied, Wake::Both))
                 }
-                applied => {
-                    tx.rollback().await.map_err(failed(CONTEXT))?;
-                    client.reusable = true;
-                    applied
-                }
+                applied => applied.map(Rollback),
             }
         })
         .await
     }
 
-    async fn apply_all(&self, client: &impl GenericClient, set: &DocumentSet) -> Result<SetResults, StoreError> {
+    async fn apply_all(&self, client: &Client, set: &DocumentSet) -> Result<SetResults, StoreError> {
         let mut collected = SetResults::default();
         for (index, new) in set.webhooks.iter().enumerate() {
             let applied = in_savepoint(client, self.apply_webhook(client, new.clone())).await;
@@ -54,11 +46,7 @@ impl Engine {
         Ok(collected)
     }
 
-    async fn apply_webhook(
-        &self,
-        client: &impl GenericClient,
-        new: NewWebhook,
-    ) -> Result<Applied<Webhook>, StoreError> {
+    async fn apply_webhook(&self, client: &Client, new: NewWebhook) -> Result<Applied<Webhook>, StoreError> {
         let name = new.name.clone();
         let Some(id) = names::find(client, webhooks::TABLE, &name, "FOR UPDATE").await? else {
             return Ok(Applied::created(self.create_webhook_in(client, new).await?));
@@ -74,7 +62,7 @@ impl Engine {
 
 /// Rolls back the writes of a faulty or unchanged document.
 async fn in_savepoint<T>(
-    client: &impl GenericClient,
+    client: &Client,
     apply: impl Future<Output = Result<Applied<T>, StoreError>>,
 ) -> Result<Applied<T>, StoreError> {
     let savepoint = async |sql| client.batch_execute(sql).await.map_err(failed(CONTEXT));
@@ -89,7 +77,7 @@ async fn in_savepoint<T>(
     applied
 }
 
-async fn apply_document<D: Document>(client: &impl GenericClient, new: D) -> Result<Applied<D::Stored>, StoreError> {
+async fn apply_document<D: Document>(client: &Client, new: D) -> Result<Applied<D::Stored>, StoreError> {
     let name = new.name().to_owned();
     let Some(id) = names::find(client, D::TABLE, &name, "FOR UPDATE").await? else {
         return Ok(Applied::created(documents::create_in(client, new).await?));

@@ -2,12 +2,13 @@
 
 use tokio_postgres::types::ToSql;
 
+use super::client::Client;
 use super::error::failed;
 use crate::store::error::StoreError;
 
 /// Runs one cached statement.
 pub(super) async fn run(
-    tx: &deadpool_postgres::Transaction<'_>,
+    tx: &Client,
     sql: &str,
     values: &[&(dyn ToSql + Sync)],
     context: &'static str,

@@ -10,6 +10,8 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::engine::{Ending, Engine};
+use super::error::failed;
 use crate::services::postgres::PostgresServer;
 use crate::store::conformance::{causes, conformance_suite, consumed, delivery};
 use crate::store::*;
@@ -149,6 +151,52 @@ async fn connections_are_limited_and_waiting_times_out() {
     holder.join().unwrap();
     assert_eq!(store.status().await.unwrap().rules, 2);
     store.close().await;
+}
+
+/// The backend of a use case's connection, and whether it is in a transaction of an earlier use case.
+async fn backend(engine: &Engine) -> (i32, bool) {
+    let sql = "SELECT pg_backend_pid(), pg_current_xact_id_if_assigned() IS NOT NULL";
+    let backend = engine.run("read backend", async |client| Ok(client.query_one(sql, &[]).await.unwrap()));
+    backend.await.map(|row| (row.get(0), row.get(1))).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_whole_connections_are_reused() {
+    let server = cluster();
+    let database = server.database();
+    let one = PostgresSettings { connections_max: 1, ..settings(&server, &database) };
+    let engine = Engine::connect(one).await.unwrap();
+    let (context, insert) = ("test", "INSERT INTO consumer_floors (consumer, floor) VALUES ('test', 0)");
+    let (first, _) = backend(&engine).await;
+    assert_eq!(backend(&engine).await, (first, false));
+
+    // A refusal rolls back.
+    let refused = engine.transact(context, async |tx| {
+        tx.execute(insert, &[]).await.unwrap();
+        Err::<Ending<()>, _>(StoreError::new(StoreErrorKind::NotFound, context))
+    });
+    assert_eq!(refused.await.unwrap_err().kind, StoreErrorKind::NotFound);
+    assert_eq!(backend(&engine).await, (first, false));
+
+    // Cancelled within a transaction, and within a statement.
+    let within = engine.transact(context, async |tx| {
+        tx.execute(insert, &[]).await.unwrap();
+        std::future::pending::<Result<Ending<()>, StoreError>>().await
+    });
+    tokio::time::timeout(Duration::from_millis(500), within).await.unwrap_err();
+    let (second, in_transaction) = backend(&engine).await;
+    assert!(second != first && !in_transaction);
+    let within = engine.run(context, async |client| Ok(client.batch_execute("SELECT pg_sleep(20)").await.unwrap()));
+    tokio::time::timeout(Duration::from_millis(500), within).await.unwrap_err();
+    let (third, started) = (backend(&engine), Instant::now());
+    let (third, _) = third.await;
+    assert!(third != second && started.elapsed() < Duration::from_secs(10), "it does not wait for the statement");
+
+    let wrong = engine.run(context, async |client| client.batch_execute("SELECT 1 / 0").await.map_err(failed(context)));
+    assert_eq!(wrong.await.unwrap_err().kind, StoreErrorKind::Unavailable);
+    assert_ne!(backend(&engine).await.0, third);
+    assert_eq!(server.sql(&database, "SELECT count(*) FROM consumer_floors"), "0");
+    engine.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::engine::Ending::Commit;
 use super::engine::Engine;
 use super::error::{damaged, failed};
 use super::names::{find, name_taken};
@@ -26,9 +27,7 @@ impl Engine {
     ) -> Result<(AdminToken, String), StoreError> {
         let context = "create admin token";
         let (token, hash) = generate_token()?;
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        self.transact(context, async |tx| {
             let sql = format!(
                 "INSERT INTO admin_tokens (id, name, role, hash, expires_at, created_at)
                  SELECT $1, $2, $3, $4, $5, causality_now_ms()
@@ -38,10 +37,8 @@ impl Engine {
             let row = tx.query_opt(&sql, &[&id, &new.name, &role, &&hash[..], &expires]).await;
             let too_many = || StoreError::new(StoreErrorKind::TooManyTokens, context);
             let stored = admin_token(&row.map_err(name_taken(context))?.ok_or_else(too_many)?)?;
-            self.record_change(&*tx, || Change::created(&stored)).await?;
-            self.commit(tx, Wake::None, context).await?;
-            client.reusable = true;
-            Ok((stored, token))
+            self.record_change(&tx, || Change::created(&stored)).await?;
+            Ok(Commit((stored, token.clone()), Wake::None))
         })
         .await
     }
@@ -49,12 +46,10 @@ impl Engine {
     pub(in crate::store) async fn admin_tokens(&self, page: PageRequest) -> Result<Page<AdminToken>, StoreError> {
         let context = "list admin tokens";
         let after = cursor::after::<[u8; 16]>(LIST, &page)?.map(Uuid::from_bytes);
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql =
                 format!("SELECT {COLUMNS} FROM admin_tokens WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2");
             let rows = client.query(&sql, &[&after, &(page.limit as i64 + 1)]).await.map_err(failed(context))?;
-            client.reusable = true;
             let rows: Result<Vec<_>, _> =
                 rows.iter().map(|row| admin_token(row).map(|token| (token.id.into_bytes(), token))).collect();
             Ok(cursor::page(LIST, &page, rows?))
@@ -64,14 +59,12 @@ impl Engine {
 
     pub(in crate::store) async fn admin_token(&self, key: &str) -> Result<Option<AdminToken>, StoreError> {
         let context = "read admin token";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let mut found = None;
-            if let Some(id) = find(&**client, TABLE, key, "").await? {
+            if let Some(id) = find(&client, TABLE, key, "").await? {
                 let sql = format!("SELECT {COLUMNS} FROM admin_tokens WHERE id = $1");
                 found = client.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
             }
-            client.reusable = true;
             found.map(|row| admin_token(&row)).transpose()
         })
         .await
@@ -79,19 +72,15 @@ impl Engine {
 
     pub(in crate::store) async fn revoke_admin_token(&self, key: &str) -> Result<bool, StoreError> {
         let context = "revoke admin token";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
-            let id = find(&*tx, TABLE, key, "FOR UPDATE").await?;
+        self.transact(context, async |tx| {
+            let id = find(&tx, TABLE, key, "FOR UPDATE").await?;
             let sql = format!("DELETE FROM admin_tokens WHERE id = $1 RETURNING {COLUMNS}");
             let row = tx.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
             if let Some(row) = &row {
                 let before = admin_token(row)?;
-                self.record_change(&*tx, || Change::deleted(before.id, Some(&before))).await?;
+                self.record_change(&tx, || Change::deleted(before.id, Some(&before))).await?;
             }
-            self.commit(tx, Wake::None, context).await?;
-            client.reusable = true;
-            Ok(row.is_some())
+            Ok(Commit(row.is_some(), Wake::None))
         })
         .await
     }
@@ -101,14 +90,12 @@ impl Engine {
         hash: TokenHash,
     ) -> Result<Option<FoundToken>, StoreError> {
         let context = "find admin token";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = format!(
                 "SELECT {COLUMNS}, coalesce(expires_at <= causality_now_ms(), false) FROM admin_tokens WHERE hash = $1"
             );
             let statement = client.prepare_cached(&sql).await.map_err(failed(context))?;
             let row = client.query_opt(&statement, &[&&hash[..]]).await.map_err(failed(context))?;
-            client.reusable = true;
             row.map(|row| Ok(FoundToken { token: admin_token(&row)?, expired: row.get(6) })).transpose()
         })
         .await
@@ -116,13 +103,11 @@ impl Engine {
 
     pub(in crate::store) async fn record_token_use(&self, id: Uuid) -> Result<(), StoreError> {
         let context = "note use of admin token";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = "UPDATE admin_tokens SET last_used_at = greatest(minute, created_at)
                        FROM (SELECT causality_now_ms() / 60000 * 60000 AS minute) now
                        WHERE id = $1 AND coalesce(last_used_at, 0) < minute";
             client.execute(sql, &[&id]).await.map_err(failed(context))?;
-            client.reusable = true;
             Ok(())
         })
         .await

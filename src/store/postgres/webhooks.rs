@@ -1,9 +1,11 @@
 //! Webhooks; their secrets are sealed in the database.
 
 use jiff::Timestamp;
-use tokio_postgres::{GenericClient, Row};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::client::Client;
+use super::engine::Ending::{Commit, Rollback};
 use super::engine::Engine;
 use super::error::{damaged, failed};
 use super::names::{find, name_taken, refuse_taken};
@@ -28,28 +30,19 @@ const HIDDEN_FIELD: &str = "hidden";
 impl Engine {
     pub(in crate::store) async fn create_webhook(&self, new: NewWebhook) -> Result<Webhook, StoreError> {
         let context = "create webhook";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
-            let webhook = self.create_webhook_in(&*tx, new).await?;
-            self.record_change(&*tx, || Change::created(&webhook)).await?;
-            self.commit(tx, Wake::Changes, context).await?;
-            client.reusable = true;
-            Ok(webhook)
+        self.transact(context, async |tx| {
+            let webhook = self.create_webhook_in(&tx, new.clone()).await?;
+            self.record_change(&tx, || Change::created(&webhook)).await?;
+            Ok(Commit(webhook, Wake::Changes))
         })
         .await
     }
 
     pub(in crate::store) async fn webhook(&self, key: &str) -> Result<Option<Webhook>, StoreError> {
         let context = "read webhook";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let found = match find(&**client, TABLE, key, "").await? {
-                Some(id) => self.webhook_in(&**client, id).await?,
-                None => None,
-            };
-            client.reusable = true;
-            Ok(found)
+        self.run(context, async |client| match find(&client, TABLE, key, "").await? {
+            Some(id) => self.webhook_in(&client, id).await,
+            None => Ok(None),
         })
         .await
     }
@@ -57,11 +50,9 @@ impl Engine {
     pub(in crate::store) async fn webhooks(&self, page: PageRequest) -> Result<Page<Webhook>, StoreError> {
         let context = "list webhooks";
         let after = cursor::after::<[u8; 16]>(LIST, &page)?.map(Uuid::from_bytes);
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2");
             let rows = client.query(&sql, &[&after, &(page.limit as i64 + 1)]).await.map_err(failed(context))?;
-            client.reusable = true;
             let mut webhooks = Vec::with_capacity(rows.len());
             for row in &rows {
                 let webhook = self.unseal(row)?;
@@ -79,40 +70,25 @@ impl Engine {
         as_of: Option<Timestamp>,
     ) -> Result<Webhook, StoreError> {
         let context = "replace webhook";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
-            let before = match find(&*tx, TABLE, key, "FOR UPDATE").await? {
-                Some(id) => self.audited_before(&*tx, id).await?,
+        self.transact(context, async |tx| {
+            let before = match find(&tx, TABLE, key, "FOR UPDATE").await? {
+                Some(id) => self.audited_before(&tx, id).await?,
                 None => None,
             };
-            let webhook = match self.replace_webhook_in(&*tx, key, new, as_of).await {
-                Err(error) if error.kind == StoreErrorKind::Changed => {
-                    tx.rollback().await.map_err(failed(context))?;
-                    client.reusable = true;
-                    return Err(error);
-                }
-                webhook => webhook?,
-            };
-            self.record_change(&*tx, || Change::replaced(before.as_ref(), &webhook)).await?;
+            let webhook = self.replace_webhook_in(&tx, key, new.clone(), as_of).await?;
+            self.record_change(&tx, || Change::replaced(before.as_ref(), &webhook)).await?;
             // Enabling a webhook makes its backlog due.
-            self.commit(tx, Wake::Both, context).await?;
-            client.reusable = true;
-            Ok(webhook)
+            Ok(Commit(webhook, Wake::Both))
         })
         .await
     }
 
     pub(in crate::store) async fn delete_webhook(&self, key: &str) -> Result<bool, StoreError> {
         let context = "delete webhook";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        self.transact(context, async |tx| {
             // Waits for transactions that are about to insert a delivery to it or to use it.
-            let Some(id) = find(&*tx, TABLE, key, "FOR UPDATE").await? else {
-                self.commit(tx, Wake::None, context).await?;
-                client.reusable = true;
-                return Ok(false);
+            let Some(id) = find(&tx, TABLE, key, "FOR UPDATE").await? else {
+                return Ok(Rollback(false));
             };
             let users = tx
                 .query(
@@ -126,8 +102,6 @@ impl Engine {
                 .map_err(failed(context))?;
             let users: Vec<String> = users.iter().map(|row| row.get(0)).collect();
             if !users.is_empty() {
-                tx.rollback().await.map_err(failed(context))?;
-                client.reusable = true;
                 return Err(StoreError::new(StoreErrorKind::InUse(users), context));
             }
             tx.execute(
@@ -138,41 +112,36 @@ impl Engine {
             )
             .await
             .map_err(failed(context))?;
-            let before = self.audited_before(&*tx, id).await?;
-            self.record_change(&*tx, || Change::deleted(id, before.as_ref())).await?;
+            let before = self.audited_before(&tx, id).await?;
+            self.record_change(&tx, || Change::deleted(id, before.as_ref())).await?;
             tx.execute("DELETE FROM webhooks WHERE id = $1", &[&id]).await.map_err(failed(context))?;
-            self.commit(tx, Wake::Changes, context).await?;
-            client.reusable = true;
-            Ok(true)
+            Ok(Commit(true, Wake::Changes))
         })
         .await
     }
 
     pub(in crate::store) async fn disable_webhook(&self, id: Uuid, reason: &str) -> Result<(), StoreError> {
         let context = "disable webhook";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        self.transact(context, async |tx| {
             let sql = "UPDATE webhooks SET enabled = false, disabled_reason = $2,
                            updated_at = greatest(causality_now_ms(), updated_at + 1),
                            deliveries_given_up = CASE WHEN enabled THEN 0 ELSE deliveries_given_up END
                        WHERE id = $1";
             let changed = tx.execute(sql, &[&id, &reason]).await.map_err(failed(context))?;
-            self.commit(tx, Wake::Changes, context).await?;
-            client.reusable = true;
-            if changed == 0 { Err(StoreError::new(StoreErrorKind::NotFound, context)) } else { Ok(()) }
+            match changed {
+                0 => Err(StoreError::new(StoreErrorKind::NotFound, context)),
+                _ => Ok(Commit((), Wake::Changes)),
+            }
         })
         .await
     }
 
     pub(in crate::store) async fn abandoned_deliveries(&self) -> Result<Vec<AbandonedDeliveries>, StoreError> {
         let context = "count given up deliveries";
-        self.call(context, async {
-            let mut client = self.client(context).await?;
+        self.run(context, async |client| {
             let sql = "SELECT name, deliveries_given_up FROM webhooks WHERE NOT enabled AND deliveries_given_up > 0
                        ORDER BY name";
             let rows = client.query(sql, &[]).await.map_err(failed(context))?;
-            client.reusable = true;
             let abandoned =
                 |row: &Row| AbandonedDeliveries { webhook: row.get(0), deliveries: row.get::<_, i64>(1) as u64 };
             Ok(rows.iter().map(abandoned).collect())
@@ -190,11 +159,7 @@ impl Engine {
         sealer.seal(id, field, serde_json::to_vec(clear).map_err(|error| damaged(context, error))?)
     }
 
-    pub(super) async fn create_webhook_in(
-        &self,
-        client: &impl GenericClient,
-        mut new: NewWebhook,
-    ) -> Result<Webhook, StoreError> {
+    pub(super) async fn create_webhook_in(&self, client: &Client, mut new: NewWebhook) -> Result<Webhook, StoreError> {
         refuse_taken(client, TABLE, &new.name, None).await?;
         new.restore_masked_secrets(None)?;
         let created = timestamp(now(client).await?)?;
@@ -213,7 +178,7 @@ impl Engine {
 
     pub(super) async fn replace_webhook_in(
         &self,
-        client: &impl GenericClient,
+        client: &Client,
         key: &str,
         mut new: NewWebhook,
         as_of: Option<Timestamp>,
@@ -248,7 +213,7 @@ impl Engine {
         Ok(webhook)
     }
 
-    async fn put(&self, client: &impl GenericClient, webhook: &Webhook) -> Result<(), StoreError> {
+    async fn put(&self, client: &Client, webhook: &Webhook) -> Result<(), StoreError> {
         let context = "write webhook";
         let document = &webhook.document;
         let sealed = match &document.auth {
@@ -295,18 +260,14 @@ impl Engine {
     }
 
     /// The previous version for the audit record; `None` if changes are not recorded.
-    async fn audited_before(&self, client: &impl GenericClient, id: Uuid) -> Result<Option<Webhook>, StoreError> {
+    async fn audited_before(&self, client: &Client, id: Uuid) -> Result<Option<Webhook>, StoreError> {
         if !self.is_audited() {
             return Ok(None);
         }
         readable(self.webhook_in(client, id).await)
     }
 
-    pub(super) async fn webhook_in(
-        &self,
-        client: &impl GenericClient,
-        id: Uuid,
-    ) -> Result<Option<Webhook>, StoreError> {
+    pub(super) async fn webhook_in(&self, client: &Client, id: Uuid) -> Result<Option<Webhook>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE id = $1");
         let row = client.query_opt(&sql, &[&id]).await.map_err(failed("read webhook"))?;
         row.map(|row| self.unseal(&row)).transpose()
@@ -370,19 +331,15 @@ fn clear(row: &Row) -> Result<Webhook, StoreError> {
 pub(super) async fn check_key(engine: &Engine, replaced: bool) -> Result<(), StoreError> {
     let context = "check secrets key";
     engine
-        .call(context, async {
-            let mut client = engine.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        .transact(context, async |tx| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM webhooks WHERE auth_config IS NOT NULL OR hidden IS NOT NULL
                  ORDER BY id DESC LIMIT 1"
             );
             let any_secret = tx.query_opt(&sql, &[]).await.map_err(failed(context))?;
             let Some(sealer) = &engine.0.sealer else {
-                let unsealed = any_secret.map(|row| engine.unseal(&row).map(|_| ()));
-                tx.rollback().await.map_err(failed(context))?;
-                client.reusable = true;
-                return unsealed.unwrap_or(Ok(()));
+                let unsealed = any_secret.map(|row| engine.unseal(&row)).transpose();
+                return unsealed.map(|_| Rollback(()));
             };
             // Databases of versions without a check value have sealed secrets to test instead. Of two processes that
             // start together, one writes the value and the other is checked with it.
@@ -394,8 +351,6 @@ pub(super) async fn check_key(engine: &Engine, replaced: bool) -> Result<(), Sto
                 tx.execute(&sql, &[&sealer.check_value()?]).await.map_err(failed(context))?;
             }
             let check = tx.query_opt("SELECT sealed FROM secrets_check", &[]).await.map_err(failed(context))?;
-            engine.commit(tx, Wake::None, context).await?;
-            client.reusable = true;
             match check {
                 Some(check) if sealer.opens(check.get(0)) => {
                     if !fits {
@@ -403,7 +358,7 @@ pub(super) async fn check_key(engine: &Engine, replaced: bool) -> Result<(), Sto
                             "secrets_key was replaced: webhooks with secrets cannot be called until they are written again"
                         );
                     }
-                    Ok(())
+                    Ok(Commit((), Wake::None))
                 }
                 _ => Err(wrong_key()),
             }
@@ -415,9 +370,7 @@ pub(super) async fn check_key(engine: &Engine, replaced: bool) -> Result<(), Sto
 pub(super) async fn seal_clear_secrets(engine: &Engine) -> Result<(), StoreError> {
     let context = "seal webhook secrets";
     engine
-        .call(context, async {
-            let mut client = engine.client(context).await?;
-            let tx = client.transaction().await.map_err(failed(context))?;
+        .transact(context, async |tx| {
             let sql = format!("SELECT {COLUMNS} FROM webhooks ORDER BY id");
             for row in tx.query(&sql, &[]).await.map_err(failed(context))? {
                 let Webhook { id, document, .. } = clear(&row)?;
@@ -435,16 +388,14 @@ pub(super) async fn seal_clear_secrets(engine: &Engine) -> Result<(), StoreError
                 let row = tx.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
                 // Webhooks sealed with a lost key must be written again anyway.
                 let Some(Ok(webhook)) = row.map(|row| engine.unseal(&row)) else { continue };
-                engine.put(&*tx, &webhook).await?;
+                engine.put(&tx, &webhook).await?;
             }
-            engine.commit(tx, Wake::None, context).await?;
-            client.reusable = true;
-            Ok(())
+            Ok(Commit((), Wake::None))
         })
         .await
 }
 
-async fn now(client: &impl GenericClient) -> Result<i64, StoreError> {
+async fn now(client: &Client) -> Result<i64, StoreError> {
     let row = client.query_one("SELECT causality_now_ms()", &[]).await.map_err(failed("read clock"))?;
     Ok(row.get(0))
 }
