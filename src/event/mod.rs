@@ -46,6 +46,7 @@ pub use model::event_ref::EventRef;
 pub use model::ids::{check_names, is_app_id, is_id, new_id};
 pub use model::json_view::Int64;
 pub use model::person::{GROUP_BYTES_MAX, Person, PersonId};
+pub use model::rule_view::{ViewObject, ViewValue};
 pub use model::subject;
 pub use schema::describe;
 pub use schema::json_schema::json_schemas;

@@ -22,7 +22,7 @@ pub enum Int64 {
 }
 
 /// A double represents every integer up to this one exactly.
-const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+pub(super) const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 impl EventRef<'_> {
     /// Appends the payload as in the rule view: snake_case, enum names, default values included. Messages that the
@@ -83,19 +83,9 @@ fn write_envelope<const QUOTED: bool>(out: &mut Vec<u8>, event: &EventRef<'_>) {
 }
 
 fn write_message<const QUOTED: bool>(out: &mut Vec<u8>, message: &Message, bytes: &[u8]) {
-    // The last value of each field. For a repeated field only its presence counts, since its elements are read again.
-    let mut last = [None; FIELDS_MAX];
-    let mut reader = Reader::new(bytes);
-    while let Ok(Some((number, value))) = reader.next() {
-        if let Some((position, _)) = message.field(number)
-            && let Some(slot) = last.get_mut(position)
-        {
-            *slot = Some(value);
-        }
-    }
     let start = out.len();
-    for (field, value) in message.fields.iter().zip(last) {
-        if value.is_none() && matches!(field.shape, Shape::Message(_) | Shape::Payload(_) | Shape::Struct) {
+    for (field, value) in message.fields.iter().zip(last_values(message, bytes)) {
+        if field.is_absent(value) {
             continue;
         }
         out.extend_from_slice(field.view_key.as_bytes());
@@ -107,6 +97,28 @@ fn write_message<const QUOTED: bool>(out: &mut Vec<u8>, message: &Message, bytes
     }
     open_with(out, start, b'{');
     out.push(b'}');
+}
+
+/// The last value of each field. For a repeated field only its presence counts, since its elements are read again.
+#[inline]
+pub(super) fn last_values<'e>(message: &Message, bytes: &'e [u8]) -> [Option<Value<'e>>; FIELDS_MAX] {
+    let mut last = [None; FIELDS_MAX];
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some((number, value))) = reader.next() {
+        if let Some((position, _)) = message.field(number)
+            && let Some(slot) = last.get_mut(position)
+        {
+            *slot = Some(value);
+        }
+    }
+    last
+}
+
+impl Field {
+    /// Whether the view lacks the field: a message that the sender left out.
+    pub(super) fn is_absent(&self, value: Option<Value<'_>>) -> bool {
+        value.is_none() && matches!(self.shape, Shape::Message(_) | Shape::Payload(_) | Shape::Struct)
+    }
 }
 
 fn write_value<const QUOTED: bool>(out: &mut Vec<u8>, shape: &Shape, value: Option<Value<'_>>) {

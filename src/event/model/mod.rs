@@ -6,6 +6,7 @@ pub(in crate::event) mod ids;
 pub(in crate::event) mod device_ref;
 pub(in crate::event) mod event_ref;
 pub(in crate::event) mod json_view;
+pub(in crate::event) mod rule_view;
 
 pub(in crate::event) mod person;
 pub mod subject;

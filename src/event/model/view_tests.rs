@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::event::proto::EventEnvelope;
 use crate::event::samples::{any_event, event};
 use crate::event::schema::tables::{DEVICE_CONTEXT, Kind, Message, Shape};
-use crate::event::{EventRef, Int64};
+use crate::event::{EventRef, Int64, ViewValue};
 
 fn expected_view(event: &EventEnvelope) -> Value {
     // Through text: a float32 converted to a double would show digits that it never had.
@@ -33,6 +33,12 @@ fn expected_view(event: &EventEnvelope) -> Value {
     }
     view.insert(kind.field.into(), normal_message(kind.message, &sent[kind.json_name]));
     Value::Object(view)
+}
+
+/// The view that rules match against has the same members and values, types of numbers included.
+fn same_views(event: &EventRef<'_>) {
+    assert_eq!(event.rule_view(), ViewValue::from(event.view()));
+    assert_eq!(event.rule_view().to_json(), event.view());
 }
 
 fn normal_message(message: &Message, sent: &Value) -> Value {
@@ -91,6 +97,7 @@ fn views_of_every_kind_equal_those_of_prost_and_pbjson() {
             let bytes = event.encode_to_vec();
             let stored = EventRef::decode(&bytes).expect("decode");
             assert_eq!(stored.view(), expected);
+            same_views(&stored);
             let mut payload = Vec::new();
             stored.write_payload_json(&mut payload);
             let payload: Value = serde_json::from_slice(&payload).expect("payload JSON");
@@ -166,11 +173,37 @@ fn int64_is_written_as_text_on_request() {
     assert_eq!(view, event.view());
 }
 
+#[test]
+fn numbers_of_a_rule_view_are_those_of_its_text() {
+    use crate::event::proto::event_envelope::Payload;
+    use crate::event::proto::{ButtonTap, Coordinates, CustomEvent};
+    let floats = [0.1, 1.234_567_9e9, 16_777_217.0, f32::MAX, f32::MIN_POSITIVE, f32::NAN, f32::INFINITY, -0.0, 2.0];
+    let doubles =
+        [0.1 + 0.2, 1e22, 1e23, 9_007_199_254_740_993.0, 5e-324, f64::MAX, f64::NAN, -0.0, 3.0, 123_456.789_012_345_67];
+    for float in floats {
+        let coordinates = Some(Coordinates { x: float, y: -float });
+        let tap = Payload::ButtonTap(ButtonTap { coordinates, ..ButtonTap::default() });
+        let event = EventEnvelope { payload: Some(tap), ..EventEnvelope::default() };
+        same_views(&EventRef::decode(&event.encode_to_vec()).expect("decode"));
+    }
+    for double in doubles {
+        let value = pbjson_types::Value { kind: Some(pbjson_types::value::Kind::NumberValue(double)) };
+        let custom = CustomEvent {
+            float_params: [("f".to_owned(), double)].into(),
+            properties: Some(pbjson_types::Struct { fields: [("n".to_owned(), value)].into() }),
+            ..CustomEvent::default()
+        };
+        let event = EventEnvelope { payload: Some(Payload::CustomEvent(custom)), ..EventEnvelope::default() };
+        same_views(&EventRef::decode(&event.encode_to_vec()).expect("decode"));
+    }
+}
+
 proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         if let Ok(event) = EventRef::decode(&bytes) {
             prop_assert!(event.view().is_object());
+            same_views(&event);
             event.event_type();
         }
     }
@@ -184,6 +217,7 @@ proptest! {
         }
         if let Ok(event) = EventRef::decode(&bytes) {
             prop_assert!(event.view().is_object());
+            same_views(&event);
             event.event_type();
         }
         bytes.truncate(bytes.len() / 2);
@@ -199,5 +233,6 @@ proptest! {
         prop_assert_eq!(both.kind.number, last.kind.number);
         prop_assert_eq!(both.payload, last.payload);
         prop_assert_eq!(both.timestamp_ms, last.timestamp_ms);
+        same_views(&both);
     }
 }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::window::Window;
 use crate::base::nearest::suggestion;
 use crate::event::describe::ViewType;
-use crate::event::{FieldError, GROUP_BYTES_MAX};
+use crate::event::{FieldError, GROUP_BYTES_MAX, ViewValue};
 use crate::reaction::name::check_name;
 use crate::reaction::rules::actions::{WebhookCall, check_actions};
 use crate::reaction::rules::budget::{Budget, Exhausted};
@@ -141,14 +141,16 @@ impl Detector {
     /// The group as JSON text, empty without `group_by`. `None` when the event is not measured.
     pub(in crate::reaction) fn group(&self, view: &View<'_>, budget: &mut Budget) -> Result<Option<String>, Exhausted> {
         let Some(path) = &self.group_by else { return Ok(Some(String::new())) };
-        let Some(value) = path.first(view.value(), budget)?.filter(|value| !value.is_null()) else { return Ok(None) };
-        let text = match value {
+        let Some(value) = path.first(view.value(), budget)?.filter(|value| **value != ViewValue::Null) else {
+            return Ok(None);
+        };
+        let text = match Numeric::of_value(value) {
             // `1` and `1.0` are one group, as they are equal everywhere else.
-            Value::Number(number) => Numeric::of(number).canonical(),
-            other => {
-                let bytes = size(other, budget)?;
+            Some(number) => number.canonical(),
+            None => {
+                let bytes = size(value, budget)?;
                 budget.bytes(bytes)?;
-                other.to_string()
+                value.to_json().to_string()
             }
         };
         if text.len() <= GROUP_BYTES_MAX {
@@ -172,7 +174,7 @@ impl Detector {
             beyond(min).is_some_and(Ordering::is_lt) || beyond(max).is_some_and(Ordering::is_gt)
         };
         let found = path.find(view.value(), budget, |node, _| Ok(Numeric::of_value(node).is_some_and(outside)))?;
-        Ok(found.cloned())
+        Ok(found.map(ViewValue::to_json))
     }
 
     /// Whether this count exceeds the bound.
@@ -220,22 +222,22 @@ fn check_bounds(types: &NodeTypes, min: Option<&Number>, max: Option<&Number>) -
 }
 
 /// The approximate size of the value's text in bytes, without serializing it.
-fn size(value: &Value, budget: &mut Budget) -> Result<usize, Exhausted> {
+fn size(value: &ViewValue<'_>, budget: &mut Budget) -> Result<usize, Exhausted> {
     budget.step()?;
     let mut bytes = 2;
     match value {
-        Value::String(text) => bytes += text.len(),
-        Value::Array(elements) => {
+        ViewValue::Text(text) => bytes += text.len(),
+        ViewValue::List(elements) => {
             for element in elements {
                 bytes += size(element, budget)?;
             }
         }
-        Value::Object(members) => {
-            for (name, member) in members {
+        ViewValue::Object(members) => {
+            for (name, member) in members.iter() {
                 bytes += name.len() + size(member, budget)?;
             }
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) => bytes += 8,
+        _ => bytes += 8,
     }
     Ok(bytes)
 }

@@ -27,7 +27,7 @@ use super::filters::EventKinds;
 use super::number::{Numeric, equal};
 use super::path::Path;
 use super::pattern::Pattern;
-use crate::event::FieldError;
+use crate::event::{FieldError, ViewValue};
 use crate::store::{Condition, Operator};
 
 /// Elements of the list of an `in` condition.
@@ -42,13 +42,13 @@ pub(super) struct CompiledCondition {
 
 #[derive(Debug)]
 enum Predicate {
-    Equal(Value),
-    NotEqual(Value),
+    Equal(ViewValue<'static>),
+    NotEqual(ViewValue<'static>),
     Ordered(fn(Ordering) -> bool, Bound),
-    Contains(Value),
+    Contains(ViewValue<'static>),
     Matches(Pattern),
     /// Strings are kept apart, since long lists are lists of strings.
-    In(HashSet<Box<str>>, Vec<Value>),
+    In(HashSet<Box<str>>, Vec<ViewValue<'static>>),
     Exists,
     NotExists,
 }
@@ -71,7 +71,7 @@ impl CompiledCondition {
         }
     }
 
-    pub(super) fn holds(&self, view: &Value, budget: &mut Budget) -> Result<bool, Exhausted> {
+    pub(super) fn holds(&self, view: &ViewValue<'_>, budget: &mut Budget) -> Result<bool, Exhausted> {
         match &self.test {
             Predicate::Equal(value) => self.any(view, budget, |node, budget| equal(node, value, budget)),
             Predicate::NotEqual(value) => {
@@ -90,9 +90,9 @@ impl CompiledCondition {
                 node.as_str().map_or(Ok(false), |text| pattern.is_match(text, budget))
             }),
             Predicate::In(texts, others) => self.any(view, budget, |node, budget| match node {
-                Value::String(text) => {
+                ViewValue::Text(text) => {
                     budget.bytes(text.len())?;
-                    Ok(texts.contains(text.as_str()))
+                    Ok(texts.contains(&**text))
                 }
                 _ => any_equal(others, node, budget),
             }),
@@ -108,9 +108,9 @@ impl CompiledCondition {
 
     fn any<'v>(
         &self,
-        view: &'v Value,
+        view: &'v ViewValue<'v>,
         budget: &mut Budget,
-        test: impl FnMut(&'v Value, &mut Budget) -> Result<bool, Exhausted>,
+        test: impl FnMut(&'v ViewValue<'v>, &mut Budget) -> Result<bool, Exhausted>,
     ) -> Result<bool, Exhausted> {
         Ok(self.path.find(view, budget, test)?.is_some())
     }
@@ -154,13 +154,13 @@ fn compile_predicate(operator: Operator, value: Option<&Value>) -> Result<Predic
     };
     let none = |test| if value.is_none() { Ok(test) } else { Err("must be left out for this operator".to_owned()) };
     Ok(match operator {
-        Operator::Eq => Predicate::Equal(given()?.clone()),
-        Operator::Ne => Predicate::NotEqual(given()?.clone()),
+        Operator::Eq => Predicate::Equal(given()?.clone().into()),
+        Operator::Ne => Predicate::NotEqual(given()?.clone().into()),
         Operator::Gt => Predicate::Ordered(Ordering::is_gt, bound()?),
         Operator::Gte => Predicate::Ordered(Ordering::is_ge, bound()?),
         Operator::Lt => Predicate::Ordered(Ordering::is_lt, bound()?),
         Operator::Lte => Predicate::Ordered(Ordering::is_le, bound()?),
-        Operator::Contains => Predicate::Contains(given()?.clone()),
+        Operator::Contains => Predicate::Contains(given()?.clone().into()),
         Operator::Regex => Predicate::Matches(compile_pattern(given()?)?),
         Operator::In => compile_choices(given()?)?,
         Operator::Exists => none(Predicate::Exists)?,
@@ -184,35 +184,35 @@ fn compile_choices(value: &Value) -> Result<Predicate, String> {
             Value::String(text) => {
                 texts.insert(text.as_str().into());
             }
-            other => others.push(other.clone()),
+            other => others.push(other.clone().into()),
         }
     }
     Ok(Predicate::In(texts, others))
 }
 
-fn order(node: &Value, bound: &Bound, budget: &mut Budget) -> Result<Option<Ordering>, Exhausted> {
+fn order(node: &ViewValue<'_>, bound: &Bound, budget: &mut Budget) -> Result<Option<Ordering>, Exhausted> {
     Ok(match (node, bound) {
-        (Value::Number(number), Bound::Number(bound)) => Numeric::of(number).compare(*bound),
-        (Value::String(text), Bound::Text(bound)) => {
+        (node, Bound::Number(bound)) => Numeric::of_value(node).and_then(|number| number.compare(*bound)),
+        (ViewValue::Text(text), Bound::Text(bound)) => {
             budget.bytes(text.len().min(bound.len()))?;
-            Some(text.as_str().cmp(bound))
+            Some((**text).cmp(bound))
         }
         _ => None,
     })
 }
 
-fn contains(node: &Value, value: &Value, budget: &mut Budget) -> Result<bool, Exhausted> {
+fn contains(node: &ViewValue<'_>, value: &ViewValue<'_>, budget: &mut Budget) -> Result<bool, Exhausted> {
     match (node, value) {
-        (Value::String(text), Value::String(part)) => {
+        (ViewValue::Text(text), ViewValue::Text(part)) => {
             budget.bytes(text.len() + part.len())?;
-            Ok(text.contains(part.as_str()))
+            Ok(text.contains(&**part))
         }
-        (Value::Array(elements), _) => any_equal(elements, value, budget),
+        (ViewValue::List(elements), _) => any_equal(elements, value, budget),
         _ => Ok(false),
     }
 }
 
-fn any_equal(values: &[Value], value: &Value, budget: &mut Budget) -> Result<bool, Exhausted> {
+fn any_equal(values: &[ViewValue<'_>], value: &ViewValue<'_>, budget: &mut Budget) -> Result<bool, Exhausted> {
     for other in values {
         if equal(other, value, budget)? {
             return Ok(true);
@@ -242,7 +242,7 @@ mod tests {
         });
         CompiledCondition::compile(&condition(path, operator, value))
             .unwrap()
-            .holds(&view, &mut Budget::full())
+            .holds(&view.into(), &mut Budget::full())
             .unwrap()
     }
 

@@ -6,9 +6,10 @@
 
 use std::cmp::Ordering;
 
-use serde_json::{Number, Value};
+use serde_json::Number;
 
 use super::budget::{Budget, Exhausted};
+use crate::event::ViewValue;
 
 /// A number from a view, a document or an expression.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +28,13 @@ impl Numeric {
         }
     }
 
-    pub(in crate::reaction) fn of_value(value: &Value) -> Option<Self> {
-        if let Value::Number(number) = value { Some(Self::of(number)) } else { None }
+    pub(in crate::reaction) fn of_value(value: &ViewValue<'_>) -> Option<Self> {
+        match value {
+            ViewValue::Int(integer) => Some(Self::Int(*integer)),
+            ViewValue::Uint(integer) => Some(Self::Uint(*integer)),
+            ViewValue::Double(double) => Some(Self::Double(*double)),
+            _ => None,
+        }
     }
 
     /// `None` when either is NaN.
@@ -80,18 +86,17 @@ fn compare_with_double(integer: i128, double: f64) -> Option<Ordering> {
 }
 
 /// JSON equality: numbers by value, everything else by type and content.
-pub(in crate::reaction) fn equal(a: &Value, b: &Value, budget: &mut Budget) -> Result<bool, Exhausted> {
+pub(in crate::reaction) fn equal(a: &ViewValue<'_>, b: &ViewValue<'_>, budget: &mut Budget) -> Result<bool, Exhausted> {
     budget.step()?;
     Ok(match (a, b) {
-        (Value::Number(a), Value::Number(b)) => Numeric::of(a).equals(Numeric::of(b)),
-        (Value::String(a), Value::String(b)) => {
+        (ViewValue::Text(a), ViewValue::Text(b)) => {
             if a.len() != b.len() {
                 return Ok(false);
             }
             budget.bytes(a.len())?;
             a == b
         }
-        (Value::Array(a), Value::Array(b)) => {
+        (ViewValue::List(a), ViewValue::List(b)) => {
             if a.len() != b.len() {
                 return Ok(false);
             }
@@ -102,11 +107,11 @@ pub(in crate::reaction) fn equal(a: &Value, b: &Value, budget: &mut Budget) -> R
             }
             true
         }
-        (Value::Object(a), Value::Object(b)) => {
+        (ViewValue::Object(a), ViewValue::Object(b)) => {
             if a.len() != b.len() {
                 return Ok(false);
             }
-            for (key, a) in a {
+            for (key, a) in a.iter() {
                 let Some(b) = b.get(key) else { return Ok(false) };
                 if !equal(a, b, budget)? {
                     return Ok(false);
@@ -114,9 +119,9 @@ pub(in crate::reaction) fn equal(a: &Value, b: &Value, budget: &mut Budget) -> R
             }
             true
         }
-        (Value::Null, Value::Null) => true,
-        (Value::Bool(a), Value::Bool(b)) => a == b,
-        _ => false,
+        (ViewValue::Null, ViewValue::Null) => true,
+        (ViewValue::Bool(a), ViewValue::Bool(b)) => a == b,
+        _ => Numeric::of_value(a).zip(Numeric::of_value(b)).is_some_and(|(a, b)| a.equals(b)),
     })
 }
 

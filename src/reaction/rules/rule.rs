@@ -110,7 +110,7 @@ impl Matcher {
         if self.conditions.is_empty() && self.expression.is_none() {
             return Ok(true);
         }
-        let value: &Value = view.value();
+        let value = view.value();
         for condition in &self.conditions {
             if !condition.holds(value, budget)? {
                 return Ok(false);

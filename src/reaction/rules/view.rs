@@ -2,14 +2,12 @@
 
 use std::cell::OnceCell;
 
-use serde_json::Value;
-
-use crate::event::EventRef;
+use crate::event::{EventRef, ViewValue};
 
 /// The rule view of one event.
 pub struct View<'e> {
     event: Option<&'e EventRef<'e>>,
-    value: OnceCell<Value>,
+    value: OnceCell<ViewValue<'e>>,
 }
 
 impl<'e> View<'e> {
@@ -17,13 +15,13 @@ impl<'e> View<'e> {
         Self { event: Some(event), value: OnceCell::new() }
     }
 
-    pub(in crate::reaction) fn value(&self) -> &Value {
-        self.value.get_or_init(|| self.event.map_or(Value::Null, EventRef::view))
+    pub(in crate::reaction) fn value(&self) -> &ViewValue<'e> {
+        self.value.get_or_init(|| self.event.map_or(ViewValue::Null, EventRef::rule_view))
     }
 }
 
-impl From<Value> for View<'static> {
-    fn from(value: Value) -> Self {
-        Self { event: None, value: value.into() }
+impl From<serde_json::Value> for View<'static> {
+    fn from(json: serde_json::Value) -> Self {
+        Self { event: None, value: ViewValue::from(json).into() }
     }
 }

@@ -7,13 +7,12 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use serde_json::Value as Json;
-
 use super::arithmetic::{int_operation, negate, uint_operation, whole};
 use super::error::EvalError;
 use super::functions::Function;
 use super::tree::{Arithmetic, Comparison, Field, Macro, MacroKind, Node};
 use super::value::{Value, equal, order};
+use crate::event::ViewValue;
 use crate::event::describe::ViewType;
 use crate::reaction::rules::budget::Budget;
 use crate::reaction::rules::number::Numeric;
@@ -23,7 +22,7 @@ type Evaluated<'e> = Result<Value<'e>, EvalError>;
 
 /// One evaluation.
 pub(super) struct Evaluator<'e, 'b> {
-    pub(super) event: &'e Json,
+    pub(super) event: &'e ViewValue<'e>,
     pub(super) variables: Vec<Value<'e>>,
     pub(super) budget: &'b mut Budget,
 }
@@ -32,7 +31,7 @@ impl<'e> Evaluator<'e, '_> {
     pub(super) fn eval(&mut self, node: &'e Node) -> Evaluated<'e> {
         self.budget.step()?;
         match node {
-            Node::Constant(value) => Ok(value.clone()),
+            Node::Constant(value) => Ok(Value::of_constant(value)),
             Node::Event(fields) => self.event_field(fields),
             Node::Variable(slot) => {
                 self.variables.get(*slot).cloned().ok_or_else(|| EvalError::fault("a variable has no value"))
@@ -91,14 +90,14 @@ impl<'e> Evaluator<'e, '_> {
     }
 
     fn event_field(&mut self, fields: &'e [Field]) -> Evaluated<'e> {
-        let mut json = self.event;
+        let mut node = self.event;
         for field in fields {
-            match json.get(&*field.name) {
-                Some(member) => json = member,
-                None => return missing(field),
+            match node {
+                ViewValue::Object(members) if let Some(member) = members.get(&field.name) => node = member,
+                _ => return missing(field),
             }
         }
-        Ok(Value::of(json))
+        Ok(Value::of(node))
     }
 
     fn select(&mut self, operand: &Value<'e>, field: &'e Field) -> Evaluated<'e> {

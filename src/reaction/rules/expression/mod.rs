@@ -26,7 +26,6 @@ mod value;
 use std::borrow::Cow;
 
 use cel_interpreter::parser::{ParseErrors, Parser};
-use serde_json::Value as Json;
 
 use self::error::EvalError;
 use self::eval::Evaluator;
@@ -34,6 +33,7 @@ use self::lower::Lower;
 use self::tree::Node;
 use super::budget::Budget;
 use super::filters::EventKinds;
+use crate::event::ViewValue;
 
 /// Bytes of an expression's source.
 pub(super) const EXPRESSION_BYTES_MAX: usize = 4_096;
@@ -71,7 +71,7 @@ impl Expression {
     }
 
     /// Evaluates the expression over a view. The result is false when the event lacks a message that is accessed.
-    pub(super) fn evaluate(&self, view: &Json, budget: &mut Budget) -> Result<bool, ExpressionFault> {
+    pub(super) fn evaluate(&self, view: &ViewValue<'_>, budget: &mut Budget) -> Result<bool, ExpressionFault> {
         match (Evaluator { event: view, variables: Vec::new(), budget }).bool(&self.root) {
             Ok(result) => Ok(result),
             Err(EvalError::Absent) => Ok(false),

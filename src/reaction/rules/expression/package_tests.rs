@@ -7,7 +7,7 @@ use cel_interpreter::objects::Key;
 use cel_interpreter::{Context, ExecutionError, Program, Value as CelValue};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::tests::compile;
 use super::*;
@@ -145,7 +145,7 @@ proptest! {
         if let (Ok(expression), Some(expected)) = (compile(&source), evaluate_with_package(&source, &view)) {
             // Expressions that are refused on writing are not compared.
             prop_assume!(expression.problems.is_empty());
-            let ours = expression.evaluate(&view, &mut Budget::full());
+            let ours = expression.evaluate(&view.into(), &mut Budget::full());
             prop_assume!(ours != Err(ExpressionFault::Budget));
             // The package adds the keys of a map to a list, which is not CEL.
             prop_assume!(ours != Err(ExpressionFault::Failed("computes a list with a map".into())));

@@ -5,12 +5,11 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use serde_json::Value as Json;
-
+use crate::event::ViewValue;
 use crate::reaction::rules::budget::{Budget, Exhausted};
 use crate::reaction::rules::number::Numeric;
 
-/// A value. Scalars of the view become scalars here; `Json` is a list or an object of the view.
+/// A value. Scalars of the view become scalars here; `View` is a list or an object of the view.
 #[derive(Clone, Debug)]
 pub(super) enum Value<'e> {
     Null,
@@ -19,21 +18,28 @@ pub(super) enum Value<'e> {
     Borrowed(&'e str),
     Text(Arc<str>),
     Bytes(Arc<[u8]>),
-    Json(&'e Json),
+    View(&'e ViewValue<'e>),
     List(Arc<[Value<'e>]>),
     Map(Arc<[(Value<'e>, Value<'e>)]>),
     Type(&'static str),
 }
 
 impl<'e> Value<'e> {
-    pub(super) fn of(json: &'e Json) -> Self {
-        match json {
-            Json::Null => Self::Null,
-            Json::Bool(value) => Self::Bool(*value),
-            Json::Number(number) => Self::Number(Numeric::of(number)),
-            Json::String(text) => Self::Borrowed(text),
-            Json::Array(_) | Json::Object(_) => Self::Json(json),
+    pub(super) fn of(node: &'e ViewValue<'e>) -> Self {
+        match node {
+            ViewValue::Null => Self::Null,
+            ViewValue::Bool(value) => Self::Bool(*value),
+            ViewValue::Int(integer) => Self::Number(Numeric::Int(*integer)),
+            ViewValue::Uint(integer) => Self::Number(Numeric::Uint(*integer)),
+            ViewValue::Double(double) => Self::Number(Numeric::Double(*double)),
+            ViewValue::Text(text) => Self::Borrowed(text),
+            ViewValue::List(_) | ViewValue::Object(_) => Self::View(node),
         }
+    }
+
+    /// A constant, without counting a reference to its text.
+    pub(super) fn of_constant(constant: &'e Value<'static>) -> Self {
+        if let Self::Text(text) = constant { Self::Borrowed(text) } else { constant.clone() }
     }
 
     pub(super) fn int(integer: i64) -> Self {
@@ -66,8 +72,8 @@ impl<'e> Value<'e> {
             Self::Number(Numeric::Double(_)) => "double",
             Self::Borrowed(_) | Self::Text(_) => "string",
             Self::Bytes(_) => "bytes",
-            Self::Json(Json::Array(_)) | Self::List(_) => "list",
-            Self::Json(_) | Self::Map(_) => "map",
+            Self::View(ViewValue::List(_)) | Self::List(_) => "list",
+            Self::View(_) | Self::Map(_) => "map",
             Self::Type(_) => "type",
         }
     }
@@ -75,7 +81,7 @@ impl<'e> Value<'e> {
     /// How many elements a list has.
     pub(super) fn list_length(&self) -> Option<usize> {
         match self {
-            Self::Json(Json::Array(elements)) => Some(elements.len()),
+            Self::View(ViewValue::List(elements)) => Some(elements.len()),
             Self::List(elements) => Some(elements.len()),
             _ => None,
         }
@@ -84,7 +90,7 @@ impl<'e> Value<'e> {
     /// An element of a list.
     pub(super) fn element(&self, index: usize) -> Option<Value<'e>> {
         match self {
-            Self::Json(Json::Array(elements)) => elements.get(index).map(Value::of),
+            Self::View(ViewValue::List(elements)) => elements.get(index).map(Value::of),
             Self::List(elements) => elements.get(index).cloned(),
             _ => None,
         }
@@ -93,7 +99,7 @@ impl<'e> Value<'e> {
     /// How many entries a map has.
     pub(super) fn map_length(&self) -> Option<usize> {
         match self {
-            Self::Json(Json::Object(members)) => Some(members.len()),
+            Self::View(ViewValue::Object(members)) => Some(members.len()),
             Self::Map(entries) => Some(entries.len()),
             _ => None,
         }
@@ -102,7 +108,7 @@ impl<'e> Value<'e> {
     /// The entry of a map; `None` when there is none or this is not a map.
     pub(super) fn entry(&self, key: &Value<'e>, budget: &mut Budget) -> Result<Option<Value<'e>>, Exhausted> {
         match self {
-            Self::Json(Json::Object(members)) => Ok(key.as_str().and_then(|key| members.get(key)).map(Value::of)),
+            Self::View(ViewValue::Object(members)) => Ok(key.as_str().and_then(|key| members.get(key)).map(Value::of)),
             Self::Map(entries) => {
                 for (other, value) in entries.iter() {
                     if equal(other, key, budget)? {
@@ -119,9 +125,9 @@ impl<'e> Value<'e> {
     pub(super) fn items(&self, budget: &mut Budget) -> Result<Option<Vec<Value<'e>>>, Exhausted> {
         budget.steps(self.list_length().or(self.map_length()).unwrap_or(0))?;
         Ok(Some(match self {
-            Self::Json(Json::Array(elements)) => elements.iter().map(Value::of).collect(),
+            Self::View(ViewValue::List(elements)) => elements.iter().map(Value::of).collect(),
             Self::List(elements) => elements.to_vec(),
-            Self::Json(Json::Object(members)) => members.keys().map(|key| Value::Borrowed(key)).collect(),
+            Self::View(ViewValue::Object(members)) => members.iter().map(|(key, _)| Value::Borrowed(key)).collect(),
             Self::Map(entries) => entries.iter().map(|(key, _)| key.clone()).collect(),
             _ => return Ok(None),
         }))
@@ -140,7 +146,7 @@ pub(super) fn equal(a: &Value<'_>, b: &Value<'_>, budget: &mut Budget) -> Result
             Ok(a == b)
         }
         (Value::Type(a), Value::Type(b)) => Ok(a == b),
-        (Value::Json(a), Value::Json(b)) => crate::reaction::rules::number::equal(a, b, budget),
+        (Value::View(a), Value::View(b)) => crate::reaction::rules::number::equal(a, b, budget),
         _ => {
             if let (Some(a), Some(b)) = (a.as_str(), b.as_str()) {
                 // Texts of different lengths differ without a comparison.

@@ -18,8 +18,8 @@ struct Checker<'d> {
 }
 
 /// One side of a comparison.
-enum Side<'q> {
-    Literal(&'q serde_json::Value),
+enum Side {
+    Literal(serde_json::Value),
     Found(NodeTypes),
 }
 
@@ -131,8 +131,8 @@ impl Checker<'_> {
             Logical::Not(inner) => self.logical(node, inner),
             Logical::Exists(query) => self.query(node, query).map(|_| ()),
             Logical::Compare(left, comparison, right) => match (self.side(node, left)?, self.side(node, right)?) {
-                (Side::Found(types), Side::Literal(value)) => against_literal(&types, *comparison, value),
-                (Side::Literal(value), Side::Found(types)) => against_literal(&types, turned(*comparison), value),
+                (Side::Found(types), Side::Literal(value)) => against_literal(&types, *comparison, &value),
+                (Side::Literal(value), Side::Found(types)) => against_literal(&types, turned(*comparison), &value),
                 (Side::Found(left), Side::Found(right)) => against_each_other(&left, *comparison, &right),
                 (Side::Literal(_), Side::Literal(_)) => Ok(()),
             },
@@ -158,10 +158,10 @@ impl Checker<'_> {
         }
     }
 
-    fn side<'q>(&self, node: &NodeTypes, comparable: &'q Comparable) -> Result<Side<'q>, String> {
+    fn side(&self, node: &NodeTypes, comparable: &Comparable) -> Result<Side, String> {
         let number = NodeTypes { optional: true, ..NodeTypes::one(ViewType::Int { min: 0, max: i64::MAX }) };
         match comparable {
-            Comparable::Literal(value) => Ok(Side::Literal(value)),
+            Comparable::Literal(value) => Ok(Side::Literal(value.to_json())),
             Comparable::Singular(query) => self.query(node, query).map(Side::Found),
             Comparable::ValueOf(query) => {
                 let found = self.query(node, query)?;

@@ -11,12 +11,11 @@ mod tests;
 
 use std::ops::ControlFlow;
 
-use serde_json::Value;
-
 use self::query::{Segment, Selector, Walk};
 use super::budget::{Budget, Exhausted};
 use super::filters::EventKinds;
 use super::node_types::NodeTypes;
+use crate::event::ViewValue;
 
 /// Bytes of a path's text.
 pub(in crate::reaction) const PATH_BYTES_MAX: usize = 512;
@@ -58,15 +57,16 @@ impl Path {
     /// The first node that passes `test`, in document order.
     pub(in crate::reaction) fn find<'v>(
         &self,
-        view: &'v Value,
+        view: &'v ViewValue<'v>,
         budget: &mut Budget,
-        mut test: impl FnMut(&'v Value, &mut Budget) -> Result<bool, Exhausted>,
-    ) -> Result<Option<&'v Value>, Exhausted> {
+        mut test: impl FnMut(&'v ViewValue<'v>, &mut Budget) -> Result<bool, Exhausted>,
+    ) -> Result<Option<&'v ViewValue<'v>>, Exhausted> {
         if let Some(fields) = &self.fields {
             budget.steps(fields.len())?;
             let mut node = view;
             for field in fields {
-                let Some(member) = node.as_object().and_then(|members| members.get(&**field)) else { return Ok(None) };
+                let ViewValue::Object(members) = node else { return Ok(None) };
+                let Some(member) = members.get(field) else { return Ok(None) };
                 node = member;
             }
             return Ok(test(node, budget)?.then_some(node));
@@ -86,9 +86,9 @@ impl Path {
     /// The first node, if any.
     pub(in crate::reaction) fn first<'v>(
         &self,
-        view: &'v Value,
+        view: &'v ViewValue<'v>,
         budget: &mut Budget,
-    ) -> Result<Option<&'v Value>, Exhausted> {
+    ) -> Result<Option<&'v ViewValue<'v>>, Exhausted> {
         self.find(view, budget, |_, _| Ok(true))
     }
 }

@@ -6,6 +6,7 @@
 use serde_json::{Number, Value};
 
 use super::query::{Comparable, Comparison, Logical, PatternOf, Query, Segment, Selector};
+use crate::event::ViewValue;
 use crate::reaction::rules::pattern::Pattern;
 
 /// Nesting depth of filters, parentheses and functions.
@@ -377,7 +378,7 @@ impl<'s> Reader<'s> {
     }
 
     fn term(&mut self) -> Parsed<Term> {
-        let literal = |value| Ok(Term::Comparable(Comparable::Literal(value)));
+        let literal = |value: Value| Ok(Term::Comparable(Comparable::Literal(value.into())));
         match self.peek() {
             Some('@' | '$') => {
                 let from_root = self.peek() == Some('$');
@@ -488,7 +489,7 @@ impl<'s> Reader<'s> {
 /// A literal pattern is compiled immediately.
 fn pattern(pattern: Comparable, whole: bool) -> Result<PatternOf, String> {
     match pattern {
-        Comparable::Literal(Value::String(source)) => {
+        Comparable::Literal(ViewValue::Text(source)) => {
             Pattern::compile_i_regexp(&source, whole).map(PatternOf::Constant)
         }
         Comparable::Literal(_) => Err("must be a string that holds a regular expression".to_owned()),

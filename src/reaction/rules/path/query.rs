@@ -6,8 +6,7 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
-use serde_json::Value;
-
+use crate::event::ViewValue;
 use crate::reaction::rules::budget::{Budget, Exhausted};
 use crate::reaction::rules::number::{Numeric, equal};
 use crate::reaction::rules::pattern::Pattern;
@@ -46,7 +45,7 @@ pub(super) struct Query {
 
 #[derive(Debug)]
 pub(super) enum Comparable {
-    Literal(Value),
+    Literal(ViewValue<'static>),
     Singular(Query),
     Length(Box<Comparable>),
     Count(Query),
@@ -81,7 +80,7 @@ impl Query {
 
 /// A value to compare: borrowed from the document, or computed.
 enum Found<'v> {
-    Node(&'v Value),
+    Node(&'v ViewValue<'v>),
     Number(u64),
     Nothing,
 }
@@ -98,7 +97,7 @@ impl Found<'_> {
 
 /// Walks from a root. The caller ends the walk by breaking.
 pub(super) struct Walk<'v, 'b> {
-    pub(super) root: &'v Value,
+    pub(super) root: &'v ViewValue<'v>,
     pub(super) budget: &'b mut Budget,
 }
 
@@ -119,9 +118,9 @@ impl<'v> Walk<'v, '_> {
     /// Calls `found` with every node that the segments select from `node`.
     pub(super) fn find(
         &mut self,
-        node: &'v Value,
+        node: &'v ViewValue<'v>,
         segments: &[Segment],
-        found: &mut dyn FnMut(&'v Value, &mut Budget) -> Flow,
+        found: &mut dyn FnMut(&'v ViewValue<'v>, &mut Budget) -> Flow,
     ) -> Flow {
         self.budget.step()?;
         let Some((segment, rest)) = segments.split_first() else { return found(node, self.budget) };
@@ -133,21 +132,21 @@ impl<'v> Walk<'v, '_> {
 
     fn descendants(
         &mut self,
-        node: &'v Value,
+        node: &'v ViewValue<'v>,
         selectors: &[Selector],
         rest: &[Segment],
-        found: &mut dyn FnMut(&'v Value, &mut Budget) -> Flow,
+        found: &mut dyn FnMut(&'v ViewValue<'v>, &mut Budget) -> Flow,
     ) -> Flow {
         self.budget.step()?;
         go!(self.children(node, selectors, rest, found));
         match node {
-            Value::Array(elements) => {
+            ViewValue::List(elements) => {
                 for element in elements {
                     go!(self.descendants(element, selectors, rest, found));
                 }
             }
-            Value::Object(members) => {
-                for member in members.values() {
+            ViewValue::Object(members) => {
+                for (_, member) in members.iter() {
                     go!(self.descendants(member, selectors, rest, found));
                 }
             }
@@ -158,24 +157,24 @@ impl<'v> Walk<'v, '_> {
 
     fn children(
         &mut self,
-        node: &'v Value,
+        node: &'v ViewValue<'v>,
         selectors: &[Selector],
         rest: &[Segment],
-        found: &mut dyn FnMut(&'v Value, &mut Budget) -> Flow,
+        found: &mut dyn FnMut(&'v ViewValue<'v>, &mut Budget) -> Flow,
     ) -> Flow {
         for selector in selectors {
             match (selector, node) {
-                (Selector::Name(name), Value::Object(members)) => {
-                    if let Some(member) = members.get(&**name) {
+                (Selector::Name(name), ViewValue::Object(members)) => {
+                    if let Some(member) = members.get(name) {
                         go!(self.find(member, rest, found));
                     }
                 }
-                (Selector::Index(index), Value::Array(elements)) => {
+                (Selector::Index(index), ViewValue::List(elements)) => {
                     if let Some(element) = place(*index, elements.len()).and_then(|at| elements.get(at)) {
                         go!(self.find(element, rest, found));
                     }
                 }
-                (Selector::Slice { start, end, step }, Value::Array(elements)) => {
+                (Selector::Slice { start, end, step }, ViewValue::List(elements)) => {
                     for at in slice(*start, *end, *step, elements.len()) {
                         if let Some(element) = elements.get(at) {
                             go!(self.find(element, rest, found));
@@ -201,7 +200,7 @@ impl<'v> Walk<'v, '_> {
         GO_ON
     }
 
-    fn holds(&mut self, node: &'v Value, logical: &Logical) -> Result<bool, Exhausted> {
+    fn holds(&mut self, node: &'v ViewValue<'v>, logical: &Logical) -> Result<bool, Exhausted> {
         self.budget.step()?;
         match logical {
             Logical::Any(parts) => {
@@ -234,16 +233,16 @@ impl<'v> Walk<'v, '_> {
 
     fn matches(
         &mut self,
-        node: &'v Value,
+        node: &'v ViewValue<'v>,
         subject: &Comparable,
         pattern: &PatternOf,
         whole: bool,
     ) -> Result<bool, Exhausted> {
-        let Found::Node(Value::String(text)) = self.value(node, subject)? else { return Ok(false) };
+        let Found::Node(ViewValue::Text(text)) = self.value(node, subject)? else { return Ok(false) };
         match pattern {
             PatternOf::Constant(pattern) => pattern.is_match(text, self.budget),
             PatternOf::Found(found) => {
-                let Found::Node(Value::String(source)) = self.value(node, found)? else { return Ok(false) };
+                let Found::Node(ViewValue::Text(source)) = self.value(node, found)? else { return Ok(false) };
                 self.budget.bytes(source.len())?;
                 let pattern = Pattern::dynamic_i_regexp(source, whole, self.budget)?;
                 pattern.map_or(Ok(false), |pattern| pattern.is_match(text, self.budget))
@@ -251,12 +250,17 @@ impl<'v> Walk<'v, '_> {
         }
     }
 
-    fn query(&mut self, node: &'v Value, query: &Query, found: &mut dyn FnMut(&'v Value, &mut Budget) -> Flow) -> Flow {
+    fn query(
+        &mut self,
+        node: &'v ViewValue<'v>,
+        query: &Query,
+        found: &mut dyn FnMut(&'v ViewValue<'v>, &mut Budget) -> Flow,
+    ) -> Flow {
         let from = if query.from_root { self.root } else { node };
         self.find(from, &query.segments, found)
     }
 
-    fn value<'c>(&mut self, node: &'v Value, comparable: &'c Comparable) -> Result<Found<'c>, Exhausted>
+    fn value<'c>(&mut self, node: &'v ViewValue<'v>, comparable: &'c Comparable) -> Result<Found<'c>, Exhausted>
     where
         'v: 'c,
     {
@@ -271,12 +275,12 @@ impl<'v> Walk<'v, '_> {
                 Ok(first)
             }
             Comparable::Length(of) => Ok(match self.value(node, of)? {
-                Found::Node(Value::String(text)) => {
+                Found::Node(ViewValue::Text(text)) => {
                     self.budget.bytes(text.len())?;
                     Found::Number(text.chars().count() as u64)
                 }
-                Found::Node(Value::Array(elements)) => Found::Number(elements.len() as u64),
-                Found::Node(Value::Object(members)) => Found::Number(members.len() as u64),
+                Found::Node(ViewValue::List(elements)) => Found::Number(elements.len() as u64),
+                Found::Node(ViewValue::Object(members)) => Found::Number(members.len() as u64),
                 _ => Found::Nothing,
             }),
             Comparable::Count(query) => {
@@ -301,13 +305,16 @@ impl<'v> Walk<'v, '_> {
     }
 }
 
-fn each(node: &Value) -> impl Iterator<Item = &Value> {
+fn each<'v>(node: &'v ViewValue<'v>) -> impl Iterator<Item = &'v ViewValue<'v>> {
     let (elements, members) = match node {
-        Value::Array(elements) => (Some(elements), None),
-        Value::Object(members) => (None, Some(members)),
+        ViewValue::List(elements) => (Some(elements), None),
+        ViewValue::Object(members) => (None, Some(members)),
         _ => (None, None),
     };
-    elements.into_iter().flatten().chain(members.into_iter().flat_map(|members| members.values()))
+    elements
+        .into_iter()
+        .flatten()
+        .chain(members.into_iter().flat_map(|members| members.iter().map(|(_, member)| member)))
 }
 
 /// Resolves an index, which counts from the back when it is negative.
@@ -351,7 +358,7 @@ fn compare(
         _ => Ok(left.as_number().zip(right.as_number()).is_some_and(|(a, b)| a.equals(b))),
     };
     let order = |budget: &mut Budget| match (left, right) {
-        (Found::Node(Value::String(a)), Found::Node(Value::String(b))) => {
+        (Found::Node(ViewValue::Text(a)), Found::Node(ViewValue::Text(b))) => {
             budget.bytes(a.len().min(b.len()))?;
             Ok(Some(a.cmp(b)))
         }
