@@ -1,8 +1,9 @@
 //! What an event costs the reaction: with nothing to match it, and with a thousand rules in force.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
-use causality::reaction::{Filters, Index, Matcher, View};
+use causality::reaction::{Candidates, Filters, Index, Matcher, View};
 use causality::store::NewRule;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::{Value, json};
@@ -39,12 +40,21 @@ fn compile(rules: impl Iterator<Item = NewRule>) -> Vec<Matcher> {
 /// A thousand rules for a hundred apps and ten types each.
 fn spread_index() -> Index {
     let mut index = Index::default();
-    for n in 0..RULES {
+    for (n, matcher) in compile((0..RULES).map(rule)).iter().enumerate() {
         let (app, event_type) = (format!("shop{}", n % 100), format!("type{}", n / 100));
-        index
-            .add_rule(n as u32, Filters { app: Some(&app), category: Some("commerce"), event_type: Some(&event_type) });
+        let filters = Filters { app: Some(&app), category: Some("commerce"), event_type: Some(&event_type) };
+        index.add_rule(n as u32, filters, matcher);
     }
     index
+}
+
+/// The rules without filters, as an event finds them.
+fn candidates(matchers: &[Matcher]) -> Arc<Candidates> {
+    let mut index = Index::default();
+    for (position, matcher) in matchers.iter().enumerate() {
+        index.add_rule(position as u32, Filters { app: None, category: None, event_type: None }, matcher);
+    }
+    Arc::clone(index.candidates(b"events.shop7.commerce.purchase_complete").expect("candidates"))
 }
 
 fn bench_index(c: &mut Criterion) {
@@ -75,15 +85,27 @@ fn bench_match(c: &mut Criterion) {
     let value = view();
     let mut group = c.benchmark_group("match");
     let all = compile((0..RULES).map(rule));
-    let few = &all[..10];
+    let few = candidates(&all[..10]);
     group.bench_function("1 event, 1,000 rules spread over apps and types", |b| {
         b.iter_batched(
             || View::from(value.clone()),
-            |view| few.iter().filter(|matcher| matcher.matches(black_box(&view)) == Ok(true)).count(),
+            |view| few.matches(black_box(&view), |position| &all[position as usize], || false),
             criterion::BatchSize::SmallInput,
         );
     });
+    let unfiltered = candidates(&all);
+    let matching =
+        (0..RULES as u32).filter(|position| all[*position as usize].matches(&View::from(value.clone())) == Ok(true));
+    let matched = unfiltered.matches(&View::from(value.clone()), |position| &all[position as usize], || false);
+    assert_eq!(matched.expect("match").rules, matching.collect::<Vec<_>>());
     group.bench_function("1 event, 1,000 rules without filters", |b| {
+        b.iter_batched(
+            || View::from(value.clone()),
+            |view| unfiltered.matches(black_box(&view), |position| &all[position as usize], || false),
+            criterion::BatchSize::SmallInput,
+        );
+    });
+    group.bench_function("1 event, 1,000 rules without filters, one by one", |b| {
         b.iter_batched(
             || View::from(value.clone()),
             |view| all.iter().filter(|matcher| matcher.matches(black_box(&view)) == Ok(true)).count(),

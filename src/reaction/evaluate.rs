@@ -17,9 +17,10 @@ use super::anomalies::config::ActiveAnomaly;
 use super::anomalies::detection::{Groups, Observation};
 use super::anomalies::stream_order::StreamPosition;
 use super::faults::{FailedDocument, FaultCounts};
-use super::matching::{self, CandidateMessage, MatchResult};
+use super::matching::{self, CandidateMessage};
 use super::rules::actions::WebhookCall;
 use super::rules::rule::RuleFault;
+use super::rules::selection::MatchResult;
 use super::rules::subject_template::{SubjectTemplate, anomaly_subject};
 use super::rules::view::View;
 use super::ruleset::{ActiveRule, Ruleset};
@@ -110,8 +111,7 @@ impl<'a> Evaluation<'a> {
                 match matching::decode(message.delivery) {
                     Ok(event) => {
                         let view = View::of(&event);
-                        let rules =
-                            || matching::matches(&self.ruleset.rules, &message.candidates.rules, &view, &self.stop);
+                        let rules = || matching::matches(&self.ruleset.rules, &message.candidates, &view, &self.stop);
                         let Some(matched) = message.matched.take().or_else(rules) else { return message.index };
                         self.event(&event, &view, &message, matched);
                     }

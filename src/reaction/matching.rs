@@ -9,9 +9,7 @@ use std::thread;
 
 use tokio_util::sync::CancellationToken;
 
-use super::rules::budget::Budget;
-use super::rules::index::Candidates;
-use super::rules::rule::RuleFault;
+use super::rules::selection::{Candidates, MatchResult};
 use super::rules::view::View;
 use super::ruleset::ActiveRule;
 use crate::bus::Delivery;
@@ -19,8 +17,6 @@ use crate::event::{DecodeError, EventRef, check_names};
 
 /// Fewer messages than this are not worth a thread: starting one costs as much as matching them.
 const THREAD_MESSAGES_MIN: usize = 64;
-/// A rule that takes this many steps is followed by a check for cancellation.
-const COSTLY_STEPS: u32 = 10_000;
 
 /// A message with candidates.
 pub(super) struct CandidateMessage<'d> {
@@ -30,13 +26,6 @@ pub(super) struct CandidateMessage<'d> {
     pub(super) candidates: Arc<Candidates>,
     /// The result, `None` until the message was matched.
     pub(super) matched: Option<MatchResult>,
-}
-
-/// The matching rules of one event, by position and in order, and the faults.
-#[derive(Clone, Debug, Default)]
-pub(super) struct MatchResult {
-    pub(super) rules: Vec<u32>,
-    pub(super) faults: Vec<(u32, RuleFault)>,
 }
 
 /// Decodes an event, and refuses names that the store cannot hold: a commit that the store always refuses would block
@@ -51,23 +40,11 @@ pub(super) fn decode(delivery: &Delivery) -> Result<EventRef<'_>, DecodeError> {
 /// Matches the candidates; `None` when cancelled.
 pub(super) fn matches(
     rules: &[Arc<ActiveRule>],
-    candidates: &[u32],
+    candidates: &Candidates,
     view: &View<'_>,
     stop: &CancellationToken,
 ) -> Option<MatchResult> {
-    let mut matched = MatchResult::default();
-    for position in candidates {
-        let mut budget = Budget::full();
-        match rules[*position as usize].matcher.matches_within(view, &mut budget) {
-            Ok(true) => matched.rules.push(*position),
-            Ok(false) => {}
-            Err(fault) => matched.faults.push((*position, fault)),
-        }
-        if budget.used() >= COSTLY_STEPS && stop.is_cancelled() {
-            return None;
-        }
-    }
-    Some(matched)
+    candidates.matches(view, |position| &rules[position as usize].matcher, || stop.is_cancelled())
 }
 
 /// Matches all messages on up to `threads_max` threads. With fewer than two, each message is matched later, when its
@@ -103,6 +80,6 @@ fn match_part(rules: &[Arc<ActiveRule>], part: &mut [CandidateMessage<'_>], stop
         }
         // Decoding errors are reported when the message's turn comes.
         let event = decode(message.delivery).ok();
-        message.matched = event.and_then(|event| matches(rules, &message.candidates.rules, &View::of(&event), stop));
+        message.matched = event.and_then(|event| matches(rules, &message.candidates, &View::of(&event), stop));
     }
 }

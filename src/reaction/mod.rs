@@ -35,8 +35,9 @@ mod tests;
 pub use anomalies::config::check_anomaly_config;
 pub use engine::run_engine;
 pub use error::ReactionError;
-pub use rules::index::{Candidates, Filters, Index};
+pub use rules::index::{Filters, Index};
 pub use rules::rule::{Matcher, RuleFault, check_rule};
+pub use rules::selection::{Candidates, MatchResult};
 pub use rules::view::View;
 pub use settings::EngineSettings;
 pub use webhooks::{

@@ -101,7 +101,7 @@ impl Ruleset {
         for (position, rule) in self.rules.iter().enumerate() {
             let document = &rule.document;
             let filters = filters(&document.app_id, &document.event_category, &document.event_type);
-            self.index.add_rule(position as u32, filters);
+            self.index.add_rule(position as u32, filters, &rule.matcher);
         }
         for (position, anomaly) in self.anomalies.iter().enumerate() {
             let document = &anomaly.document;

@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::rule::Matcher;
+use super::selection::Candidates;
 use crate::event::subject::parse_event_subject;
 
 /// Cached subjects; the whole cache is cleared when it is full.
@@ -17,13 +19,6 @@ pub struct Filters<'d> {
     pub category: Option<&'d str>,
     /// Lower case, as the types of custom events always are.
     pub event_type: Option<&'d str>,
-}
-
-/// The positions of the rules and anomaly configs that can match, in order.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Candidates {
-    pub rules: Vec<u32>,
-    pub anomalies: Vec<u32>,
 }
 
 /// Marks a subject that nothing can match.
@@ -41,8 +36,13 @@ pub struct Index {
 }
 
 impl Index {
-    pub fn add_rule(&mut self, position: u32, filters: Filters<'_>) {
-        self.entry(filters).rules.push(position);
+    pub fn add_rule(&mut self, position: u32, filters: Filters<'_>, matcher: &Matcher) {
+        let entry = self.entry(filters);
+        entry.rules.push(position);
+        if entry.selections.is_empty() {
+            entry.selections.push(Arc::default());
+        }
+        Arc::make_mut(&mut entry.selections[0]).add(position, matcher);
     }
 
     pub fn add_anomaly(&mut self, position: u32, filters: Filters<'_>) {
@@ -104,11 +104,12 @@ impl Index {
             if let Some(candidates) = self.filters.get(self.scratch.as_str()) {
                 found.rules.extend(&candidates.rules);
                 found.anomalies.extend(&candidates.anomalies);
+                found.selections.extend(candidates.selections.iter().cloned());
             }
         }
         found.rules.sort_unstable();
         found.anomalies.sort_unstable();
-        (found != Candidates::default()).then_some(found)
+        (!found.rules.is_empty() || !found.anomalies.is_empty()).then_some(found)
     }
 }
 
@@ -135,6 +136,11 @@ mod tests {
         Filters { app: given(app), category: given(category), event_type: given(event_type) }
     }
 
+    fn add_rule(index: &mut Index, position: u32, filters: Filters<'_>) {
+        let document = serde_json::from_value(serde_json::json!({"name": "all"})).unwrap();
+        index.add_rule(position, filters, &Matcher::compile(&document).unwrap());
+    }
+
     fn rules(index: &mut Index, subject: &str) -> Vec<u32> {
         let first = index.candidates(subject.as_bytes()).map(|found| found.rules.clone()).unwrap_or_default();
         let again = index.candidates(subject.as_bytes()).map(|found| found.rules.clone()).unwrap_or_default();
@@ -157,7 +163,7 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            index.add_rule(position as u32, filter);
+            add_rule(&mut index, position as u32, filter);
         }
         index.add_anomaly(0, filters("game", "", ""));
         assert_eq!(rules(&mut index, "events.shop.commerce.purchase_complete"), [0, 2, 3, 4]);
@@ -173,7 +179,7 @@ mod tests {
     fn an_empty_index_finds_nothing() {
         let mut index = Index::default();
         assert!(index.candidates(b"events.a.b.c").is_none());
-        index.add_rule(0, filters("a", "b", "d"));
+        add_rule(&mut index, 0, filters("a", "b", "d"));
         assert!(index.candidates(b"events.a.b.c").is_none());
         assert!(index.candidates(b"events.a.b.d").is_some());
     }
@@ -181,7 +187,7 @@ mod tests {
     #[test]
     fn the_cache_of_subjects_is_bounded() {
         let mut index = Index::default();
-        index.add_rule(0, filters("a", "", ""));
+        add_rule(&mut index, 0, filters("a", "", ""));
         for n in 0..SUBJECTS_MAX * 2 + 10 {
             assert!(index.candidates(format!("events.b.custom.t{n}").as_bytes()).is_none());
             assert!(index.cache.len() <= SUBJECTS_MAX);

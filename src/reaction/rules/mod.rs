@@ -21,3 +21,4 @@ pub(super) mod actions;
 pub(super) mod subject_template;
 
 pub(super) mod index;
+pub(super) mod selection;

@@ -74,6 +74,30 @@ impl Numeric {
     }
 }
 
+/// A number other than NaN, in the order of the exact values.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exact(pub(super) Numeric);
+
+impl Ord for Exact {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.compare(other.0).unwrap_or(Ordering::Equal)
+    }
+}
+
+impl PartialOrd for Exact {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Exact {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Exact {}
+
 fn compare_with_double(integer: i128, double: f64) -> Option<Ordering> {
     if double.is_nan() {
         return None;

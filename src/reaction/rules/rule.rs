@@ -21,7 +21,9 @@ const CONDITIONS_MAX: usize = 64;
 /// A compiled rule, matched against events that pass its filters.
 #[derive(Debug)]
 pub struct Matcher {
-    conditions: Vec<CompiledCondition>,
+    pub(super) conditions: Vec<CompiledCondition>,
+    /// The first condition as it is written: rules that begin alike share its evaluation.
+    pub(super) begins: Box<str>,
     expression: Option<Expression>,
 }
 
@@ -78,6 +80,8 @@ impl Matcher {
             let detail = format!("have patterns that compile to more than {COMPILED_BYTES_MAX} bytes together");
             errors.push(FieldError::new("/conditions", detail));
         }
+        let begins = rule.conditions.first().and_then(|document| serde_json::to_string(document).ok());
+        let begins = begins.unwrap_or_default().into();
         let mut expression = None;
         // Web forms send an empty expression for none.
         if let Some(source) = rule.expression.as_deref().filter(|source| !source.trim().is_empty()) {
@@ -86,7 +90,7 @@ impl Matcher {
                 Err(detail) => errors.push(FieldError::new("/expression", detail)),
             }
         }
-        if errors.is_empty() { Ok(Self { conditions, expression }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { conditions, begins, expression }) } else { Err(errors) }
     }
 
     /// Reports the parts that compile but can never hold.

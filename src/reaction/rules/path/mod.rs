@@ -54,6 +54,11 @@ impl Path {
         check::check(&self.segments, kinds)
     }
 
+    /// The names of a path of the form `$.a.b.c`.
+    pub(in crate::reaction) fn field_names(&self) -> Option<&[Box<str>]> {
+        self.fields.as_deref()
+    }
+
     /// The first node that passes `test`, in document order.
     pub(in crate::reaction) fn find<'v>(
         &self,
@@ -63,12 +68,7 @@ impl Path {
     ) -> Result<Option<&'v ViewValue<'v>>, Exhausted> {
         if let Some(fields) = &self.fields {
             budget.steps(fields.len())?;
-            let mut node = view;
-            for field in fields {
-                let ViewValue::Object(members) = node else { return Ok(None) };
-                let Some(member) = members.get(field) else { return Ok(None) };
-                node = member;
-            }
+            let Some(node) = member(view, fields) else { return Ok(None) };
             return Ok(test(node, budget)?.then_some(node));
         }
         let mut passed = None;
@@ -91,4 +91,12 @@ impl Path {
     ) -> Result<Option<&'v ViewValue<'v>>, Exhausted> {
         self.find(view, budget, |_, _| Ok(true))
     }
+}
+
+/// The node at a path of names.
+pub(super) fn member<'v>(view: &'v ViewValue<'v>, names: &[Box<str>]) -> Option<&'v ViewValue<'v>> {
+    names.iter().try_fold(view, |node, name| {
+        let ViewValue::Object(members) = node else { return None };
+        members.get(name)
+    })
 }
