@@ -30,7 +30,7 @@ fn number(name: &str, default: usize) -> usize {
 }
 
 fn codec(name: &str) -> Compression {
-    std::env::var(name).map_or(Compression::Snappy, |text| text.parse().expect("a codec"))
+    std::env::var(name).map_or(Compression::Snappy, |text| Setting::parse(&text).expect("a codec"))
 }
 
 fn partition() -> Partition {

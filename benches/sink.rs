@@ -127,11 +127,11 @@ fn drain_servers(
     prefix: &str,
 ) -> Drained {
     let settings = ObjectSettings {
-        endpoint: Some(servers.1.url.clone()),
+        endpoint: Some(servers.1.url.as_str().into()),
         region: Some("us-east-1".to_owned()),
         bucket: Some(BUCKET.to_owned()),
         access_key_id: Some(ACCESS_KEY.to_owned()),
-        secret_access_key: Some(SECRET_KEY.to_owned()),
+        secret_access_key: Some(SECRET_KEY.into()),
         path_style: Some(true),
         prefix: Some(prefix.to_owned()),
         ..ObjectSettings::default()

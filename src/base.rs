@@ -8,6 +8,7 @@ pub mod faults;
 pub mod memory;
 pub mod nearest;
 pub mod network;
+pub mod settings;
 pub mod sqlite;
 pub mod supervisor;
 pub mod time;

@@ -1,50 +1,33 @@
-//! Loads the settings: built-in defaults < `--config` file < environment < flags.
+//! The settings of all parts, from the layers: built-in defaults < `--config` file < environment < flags.
 //!
-//! Invariant: a setting has one name everywhere (lower case in files, upper case in the environment) and one parser.
-//! Knows no other module: `app` maps these values to the settings of each part.
+//! Each part reads its own settings ([`crate::base::settings`]); this module puts them together, and refuses what
+//! contradicts the settings of another part.
 
-mod error;
+mod exposure;
 mod layers;
-mod read;
+mod process;
 mod settings;
 
-mod choice;
-mod cors;
-mod file_url;
-mod hive;
-mod redaction;
-mod retention;
-mod token;
-mod value;
-
-mod check;
-mod compaction;
-mod exposure;
-mod nats;
-mod rate_limit;
-mod warehouse;
-
 use std::path::Path;
+use std::sync::LazyLock;
 
 use figment::Figment;
 use figment::providers::{Format, Toml};
 
-pub use choice::{Codec, LogFormat, LogLevel, Publishing, SslMode, Storage};
-pub use cors::{Origins, Seconds, Tokens};
-pub use error::{ConfigError, InvalidSetting};
+use crate::base::settings::{self as values, InvalidSetting, Reader, Setting, Shown};
+pub use crate::base::settings::{ConfigError, DEFAULTS};
 pub use exposure::Exposure;
-pub use hive::{HiveName, Metastores};
 use layers::{FileLayer, TextLayer};
-pub use nats::{READER_REACTION, READER_SINK, SINK_CONSUMER};
-pub use rate_limit::Rate;
-use read::source;
-pub use retention::Retention;
-pub use settings::{Config, NAMES};
-pub use token::{KeyReplaced, Token};
-pub use value::{Address, Attempts, Count, Factor, Flag, Limit, List, Period, Secret, SecretKey, Setting, Size, Url};
+pub use process::{LogFormat, LogLevel, ProcessSettings};
+pub use settings::Config;
 
-/// The built-in defaults with comments, which document every setting.
-pub const DEFAULTS: &str = include_str!("../deploy/causality.toml");
+/// The names of all settings, in lower case.
+pub static NAMES: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    values::defaults(|from| {
+        Config::read(from);
+        from.names()
+    })
+});
 
 /// Unsupported names, with what to set instead: a value that would be silently ignored is refused. A name that ends
 /// with `_` is a prefix. A flag that turns the feature off is accepted, and while `..._ENABLED` is off, so are the
@@ -59,24 +42,28 @@ fn unsupported(name: &str, value: &str, environment: &[(String, String)]) -> Opt
         name == unsupported || (unsupported.ends_with('_') && name.starts_with(unsupported) && !of_service)
     };
     let (unsupported, instead) = UNSUPPORTED.iter().find(|(unsupported, _)| matches(unsupported))?;
-    let off = |value: &str| Flag::parse(value) == Ok(Flag(false));
+    let off = |value: &str| bool::parse(value) == Ok(false);
     let is_flag = name.ends_with("_ENABLED");
     let switch = format!("{unsupported}ENABLED");
     let feature_off = environment.iter().any(|(name, value)| *name == switch && off(value));
     if is_flag && off(value) || feature_off && !is_flag { None } else { Some(instead) }
 }
 
-/// The configuration and the source of each value.
+/// The configuration, and each setting for display.
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
-    layers: Figment,
+    pub shown: Vec<Shown>,
 }
 
 impl Loaded {
+    pub fn shown(&self, name: &str) -> Option<&Shown> {
+        self.shown.iter().find(|shown| shown.name == name)
+    }
+
     /// The source of the value of `name`, for display.
-    pub fn source(&self, name: &str) -> String {
-        source(&self.layers, name)
+    pub fn source(&self, name: &str) -> &str {
+        self.shown(name).map_or("default", |shown| &shown.source)
     }
 }
 
@@ -97,7 +84,7 @@ fn load_from(
     let mut invalid = Vec::new();
     let mut layers = Figment::from(Toml::string(DEFAULTS));
     if let Some(path) = file {
-        layers = layers.merge(FileLayer::read(path, &mut invalid)?);
+        layers = layers.merge(FileLayer::read(path, &NAMES, &mut invalid)?);
     }
     let mut known = Vec::new();
     // An empty variable, as a compose file passes an unset one, counts as unset.
@@ -115,22 +102,22 @@ fn load_from(
     }
     layers = layers.merge(TextLayer { name: "environment", values: known });
     layers = layers.merge(TextLayer { name: "flag", values: flags.to_vec() });
-    let config = Config::read(&layers, &mut invalid);
-    match config {
-        Some(config) if invalid.is_empty() => {
-            check::check(&config, &layers, &mut invalid);
-            if invalid.is_empty() { Ok(Loaded { config, layers }) } else { Err(ConfigError::Invalid(invalid)) }
-        }
-        _ => Err(ConfigError::Invalid(invalid)),
+    let mut reader = Reader::new(&layers);
+    let config = Config::read(&mut reader);
+    if invalid.is_empty() && reader.is_valid() {
+        config.check(&mut reader);
     }
+    let (shown, refused) = reader.finish();
+    invalid.extend(refused);
+    if invalid.is_empty() { Ok(Loaded { config, shown }) } else { Err(ConfigError::Invalid(invalid)) }
 }
 
 #[cfg(test)]
 mod tests {
     use figment::value::Dict;
 
-    use super::read::text_of;
     use super::*;
+    use crate::base::settings::text_of;
 
     pub(super) fn load_env(environment: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
         load_from(None, environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())), &[])
@@ -142,7 +129,7 @@ mod tests {
         for key in values.keys() {
             assert!(NAMES.contains(&key.as_str()), "{key} is in causality.toml and not in the code");
         }
-        for name in NAMES {
+        for name in NAMES.iter() {
             assert!(
                 DEFAULTS
                     .lines()
@@ -156,7 +143,7 @@ mod tests {
     fn the_documentation_has_a_row_for_every_setting_with_its_default() {
         let table = include_str!("../docs/configuration.md");
         let values: Dict = toml::from_str(DEFAULTS).unwrap();
-        for name in NAMES {
+        for name in NAMES.iter() {
             let start = format!("| `{}` | ", name.to_ascii_uppercase());
             let row = table.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("no row of {name}"));
             let default = values.get(*name).map_or(String::new(), |value| format!("`{}`", text_of(value).unwrap()));
@@ -173,10 +160,10 @@ mod tests {
         std::fs::write(&file, "http_addr = \":1\"\nmax_body_size = 1000\nmax_batch_events = 10\n").unwrap();
         let environment = [("MAX_BODY_SIZE".to_owned(), "2KiB".to_owned()), ("UNRELATED".to_owned(), "x".to_owned())];
         let loaded = load_from(Some(&file), environment.into_iter(), &[("data_dir", "/d".into())]).unwrap();
-        assert_eq!(loaded.config.http_addr.show(), ":1");
-        assert_eq!(loaded.config.max_body_size, Size(2048));
-        assert_eq!(loaded.config.max_batch_events, Count(10));
-        assert_eq!(loaded.config.data_dir, "/d");
+        assert_eq!(loaded.config.http.addr.show(), ":1");
+        assert_eq!(loaded.config.gateway.body_bytes_max, 2048);
+        assert_eq!(loaded.config.gateway.batch_events_max, 10);
+        assert_eq!(loaded.config.process.data_dir, Path::new("/d"));
         assert_eq!(loaded.source("http_addr"), file.display().to_string());
         assert_eq!(loaded.source("max_body_size"), "environment MAX_BODY_SIZE");
         assert_eq!(loaded.source("data_dir"), "flag --data-dir");
@@ -240,9 +227,9 @@ mod tests {
             assert!(error.contains("max_event_bytes") && error.contains("1KB to 8MB"), "{error}");
         }
         for (right, bytes) in [("1KB", 1_000), ("4MiB", 4 << 20), ("8MB", 8_000_000)] {
-            assert_eq!(load_env(&[("MAX_EVENT_BYTES", right)]).unwrap().config.max_event_bytes, Size(bytes));
+            assert_eq!(load_env(&[("MAX_EVENT_BYTES", right)]).unwrap().config.gateway.event_bytes_max, bytes);
         }
-        assert_eq!(load_env(&[]).unwrap().config.max_event_bytes, Size(1_000_000));
+        assert_eq!(load_env(&[]).unwrap().config.gateway.event_bytes_max, 1_000_000);
     }
 
     #[test]
@@ -261,7 +248,7 @@ mod tests {
     fn secrets_are_not_shown() {
         let key = "0f".repeat(32);
         let loaded = load_env(&[("SECRETS_KEY", &key)]).unwrap();
-        assert!(!format!("{:?} {:?}", loaded.config, loaded.config.show()).contains(&key));
+        assert!(!format!("{:?} {:?}", loaded.config, loaded.shown).contains(&key));
         let error = load_env(&[("SECRETS_KEY", "hunter2")]).unwrap_err().to_string();
         assert!(error.contains("secrets_key") && !error.contains("hunter2"), "{error}");
         for url in ["az://c/p?sig=hunter2", "az://c/p?sv=1&st=hunter2", "s3://b/p#hunter2", "az://c?a,sig=hunter2"] {
@@ -277,7 +264,7 @@ mod tests {
             assert!(error.contains(&name.to_ascii_lowercase()) && !error.contains("hunter2"), "{error}");
         }
         let slashed = load_env(&[("DATABASE_URL", "postgres://u:hunt/er?2hunter2@h/db")]).unwrap();
-        assert!(!format!("{:?} {:?}", slashed.config, slashed.config.show()).contains("hunt"));
+        assert!(!format!("{:?} {:?}", slashed.config, slashed.shown).contains("hunt"));
         for url in ["postgres//u:hunter2@h/db", "postgres:hunter2", "hunter2", "host=h password=hunter2"] {
             for name in ["DATABASE_URL", "NATS_URL", "WAREHOUSE_URL", "S3_ENDPOINT"] {
                 let error = load_env(&[(name, url)]).unwrap_err().to_string();
@@ -298,7 +285,7 @@ mod tests {
             assert!(error.contains(&name.to_ascii_lowercase()) && !error.contains("hunter2"), "{error}");
         }
         let misplaced = load_env(&[("DATABASE_HOST", "postgres://u:hunter2@h/db")]).unwrap();
-        assert!(!format!("{:?}", misplaced.config.show()).contains("hunter2"));
+        assert!(!format!("{:?}", misplaced.shown).contains("hunter2"));
     }
 
     #[test]
@@ -322,9 +309,9 @@ mod tests {
         // Either all values of a setting are hidden or none: `show` and the errors use the same list.
         let token = "a1".repeat(16);
         let right = [("ADMIN_TOKEN", &*token), ("DATABASE_PASSWORD", "hunter2"), ("RATE_LIMIT_PER_KEY_RPS", "7")];
-        let shown = load_env(&right).unwrap().config.show();
+        let loaded = load_env(&right).unwrap();
         for (name, value) in right {
-            let (_, told) = shown.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).unwrap();
+            let told = &loaded.shown(&name.to_ascii_lowercase()).unwrap().value;
             let is_hidden = told.as_deref() == Some("***");
             assert!(is_hidden || told.as_deref() == Some(value), "{name}: {told:?}");
             if let Err(error) = load_env(&[(name, "x")]) {

@@ -37,7 +37,8 @@
 //!
 //! [`event`] imports nothing of ours. The ports ([`bus`], [`store`], [`warehouse`]) import the event and the foundations.
 //! The roles ([`gateway`], [`sink`], [`reaction`], [`admin`]) import ports and what they share ([`http`], [`openapi`],
-//! [`quarantine`]), never one another. Only [`app`] connects them. Tests hold this, and that no file is in an import
+//! [`quarantine`]), never one another. Each part reads its own settings ([`base::settings`]); [`config`] puts them together.
+//! Only [`app`] connects the parts. Tests hold this, and that no file is in an import
 //! circle.
 //!
 //! The modules, in reading order:
@@ -45,9 +46,8 @@
 // The event model.
 pub mod event;
 
-// Foundations: values and small mechanisms that know nothing of events, the settings, and every metric.
+// Foundations: values and small mechanisms that know nothing of events, and every metric.
 pub mod base;
-pub mod config;
 pub mod metrics;
 
 // Ports: durable state.
@@ -70,7 +70,9 @@ pub mod reaction;
 
 pub mod admin;
 
-// The composition of engines and roles, and the command line.
+// The settings of all parts, the composition of engines and roles, and the command line.
+pub mod config;
+
 pub mod app;
 pub mod cli;
 

@@ -16,6 +16,7 @@ mod route;
 mod router;
 mod routes;
 mod service;
+mod settings;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -23,4 +24,5 @@ mod tests;
 pub use access::{Access, AccessSettings};
 pub use router::{document, probes_router, router, starting_router};
 pub use service::AdminService;
+pub use settings::AdminSettings;
 pub use state::{Checks, Probes, Settings, State};

@@ -1,4 +1,4 @@
-//! Which credentials the admin port requires, and the retention of its audit log.
+//! Who may ask the gateway's port for readiness during the start, and the retention of the audit log.
 
 use std::time::Duration;
 
@@ -8,29 +8,14 @@ use crate::admin::AccessSettings;
 use crate::base::errors::chain;
 use crate::base::supervisor::Stage;
 use crate::config::Config;
-use crate::store::{Store, hash_token};
+use crate::store::Store;
 
 /// How often expired records are deleted.
 const FORGET_INTERVAL: Duration = Duration::from_secs(600);
 
-/// No token is required on loopback only, where no other machine can reach the port.
-pub(super) fn settings(config: &Config) -> AccessSettings {
-    AccessSettings {
-        required: is_required(config),
-        admin_token: config.admin_token.as_ref().map(|token| hash_token(&token.0)),
-        metrics_token: config.metrics_token.as_ref().map(|token| hash_token(&token.0)),
-        metrics_open: config.metrics_open.0,
-        ..AccessSettings::default()
-    }
-}
-
 /// The gateway's port answers readiness probes during the start under the same rules as later.
 pub(super) fn of_gateway(config: &Config) -> AccessSettings {
-    AccessSettings { required: config.exposure().is_public(), ..AccessSettings::default() }
-}
-
-pub(super) fn is_required(config: &Config) -> bool {
-    config.admin_token.is_some() || !config.admin_addr.is_loopback()
+    AccessSettings { required: config.exposure.is_public(), ..AccessSettings::default() }
 }
 
 /// Deletes expired audit records until the stop.

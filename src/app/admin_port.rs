@@ -13,9 +13,12 @@ use super::choice::Choice;
 use super::engines::Engines;
 use super::listeners::{Listeners, rebind};
 use super::plan::Plan;
-use super::{admin_access, settings};
+use super::settings;
+use crate::admin::AdminService;
 use crate::base::supervisor::Stage;
+use crate::gateway::DocumentOptions;
 use crate::http::{MemoryBudget, Readiness};
+use crate::quarantine::ReadSettings;
 use crate::sink::SinkStatus;
 use crate::{admin, gateway, http, reaction};
 
@@ -72,13 +75,17 @@ pub(super) fn start(
         }),
         ..probes(readiness, &facts.limits.memory, &prometheus)
     };
-    let loopback = config.admin_addr.is_loopback();
-    let access = admin::Access::new(admin_access::settings(config), engines.store.clone());
+    let loopback = config.admin.addr.is_loopback();
+    let access = admin::Access::new(config.admin.access(), engines.store.clone());
+    let document_options = DocumentOptions { keys: config.requires_api_keys, ..DocumentOptions::of(&config.gateway) };
     let settings = Arc::new(admin::Settings {
         loopback,
         allowed_hosts: Vec::new(),
-        gateway_document: Some(gateway::document(&settings::document_options(config))),
-        replays: settings::replays(config),
+        gateway_document: Some(gateway::document(&document_options)),
+        replays: ReadSettings {
+            batch_events_max: config.gateway.batch_events_max,
+            event_bytes_max: config.gateway.event_bytes_max,
+        },
     });
     let router = match engines.store.as_ref().filter(|_| facts.choice.reaction) {
         Some(store) => admin::router(admin::State {
@@ -100,8 +107,8 @@ pub(super) fn start(
             "The admin API is served by processes with the role reaction.",
         ),
     };
-    let (address, mut listener) = (config.admin_addr.clone(), Some(listener));
-    let service = settings::admin_service(config, router);
+    let (address, mut listener) = (config.admin.addr.clone(), Some(listener));
+    let service = AdminService::new(router, config.http.trusted_proxies.clone(), config.http.read_timeout);
     let limits = http::Limits { drain_timeout: stage.stop_budget(), ..settings::admin_limits(config, facts.limits) };
     stage.supervise("admin", move |stop| {
         let (address, listener) = (address.clone(), listener.take());

@@ -4,13 +4,14 @@ use std::io::{IsTerminal, Write};
 
 use super::choice::Choice;
 use super::plan::{Addresses, Plan};
-use super::{admin_access, settings, telemetry};
-use crate::config::{Exposure, Period, Setting};
+use super::telemetry;
+use crate::base::settings::Setting as _;
+use crate::config::Exposure;
 
 /// Prints the banner if standard output is a terminal and logs are text.
 pub(super) fn print(plan: &Plan, choice: &Choice, addresses: &Addresses) {
     let config = &plan.loaded.config;
-    if !std::io::stdout().is_terminal() || !telemetry::is_text(config.log_format) {
+    if !std::io::stdout().is_terminal() || !telemetry::is_text(config.process.log_format) {
         return;
     }
     let text = render(plan, choice, addresses);
@@ -20,15 +21,16 @@ pub(super) fn print(plan: &Plan, choice: &Choice, addresses: &Addresses) {
 
 fn render(plan: &Plan, choice: &Choice, addresses: &Addresses) -> String {
     let config = &plan.loaded.config;
-    let dir = config.data_dir.trim_end_matches('/');
-    let scheme = scheme(config.tls_cert_file.as_ref());
+    let dir = config.process.data_dir.display().to_string();
+    let dir = dir.trim_end_matches('/');
+    let scheme = scheme(config.http.tls_certificate.is_some());
     let mut text = format!("\ncausality {} is ready.\n\n", env!("CARGO_PKG_VERSION"));
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<10} {value}\n"));
     if !plan.roles.is_all() {
         line("roles", plan.roles.to_string());
     }
     if let Some(http) = addresses.http {
-        let access = match (choice.keys, config.exposure()) {
+        let access = match (choice.keys, config.exposure) {
             (true, _) => "with an API key",
             (false, Exposure::Machine) => "open to everyone on this machine: no API key is asked for",
             (false, Exposure::Proxies) => "OPEN TO EVERYONE whom the proxies let through: no API key is asked for",
@@ -36,12 +38,12 @@ fn render(plan: &Plan, choice: &Choice, addresses: &Addresses) -> String {
         };
         line("events", format!("{scheme}://{http}   {access}"));
     }
-    let reach = match (admin_access::is_required(config), config.admin_token.is_some()) {
+    let reach = match (config.admin.requires_token(), config.admin.token.is_some()) {
         (false, _) => "this machine only",
         (true, true) => "asks for a token (ADMIN_TOKEN)",
         (true, false) => "asks for a token; ADMIN_TOKEN is not set",
     };
-    let admin_scheme = self::scheme(config.admin_tls_cert_file.as_ref());
+    let admin_scheme = self::scheme(config.admin.tls_certificate.is_some());
     line("admin", format!("{admin_scheme}://{}   {reach}", addresses.admin));
     if choice.needs_directory() {
         line("data", format!("{dir}   ({})", plan.loaded.source("data_dir")));
@@ -51,15 +53,15 @@ fn render(plan: &Plan, choice: &Choice, addresses: &Addresses) -> String {
         backend(plan, choice.bus_name(), "nats_url", "SQLite, in this process     (embedded, nothing to install)"),
     );
     if choice.store_name() != "none" {
-        let setting = if config.database_url.is_some() { "database_url" } else { "database_host" };
+        let setting = if config.postgres.url.is_some() { "database_url" } else { "database_host" };
         line("store", backend(plan, choice.store_name(), setting, "SQLite, in this process     (embedded)"));
     }
-    let warehouse = match &config.warehouse_url {
-        Some(url) => config.warehouse_directory().map_or_else(|| url.show(), |path| path.display().to_string()),
+    let warehouse = match &config.lake.objects.url {
+        Some(url) => config.lake.objects.directory().map_or_else(|| url.show(), |path| path.display().to_string()),
         None => format!("{dir}/warehouse"),
     };
     if choice.warehouse_name() != "none" {
-        let setting = if config.warehouse_url.is_some() { "warehouse_url" } else { "s3_bucket" };
+        let setting = if config.lake.objects.url.is_some() { "warehouse_url" } else { "s3_bucket" };
         let local = format!("Parquet in {warehouse}   (local directory)");
         line("warehouse", backend(plan, choice.warehouse_name(), setting, &local));
     }
@@ -77,7 +79,7 @@ Send an event:
         ));
     }
     if choice.warehouse_name() == "local" {
-        let flush = Period(settings::flush_interval(config, true)).show();
+        let flush = config.sink.flush_interval.show();
         text.push_str(&format!(
             "
 Find it, at most {flush} later:
@@ -90,8 +92,8 @@ Find it, at most {flush} later:
     text
 }
 
-fn scheme(certificate: Option<&String>) -> &'static str {
-    if certificate.is_some() { "https" } else { "http" }
+fn scheme(has_certificate: bool) -> &'static str {
+    if has_certificate { "https" } else { "http" }
 }
 
 /// Describes an engine and the source of the choice.
@@ -102,9 +104,7 @@ fn backend(plan: &Plan, name: &str, setting: &str, embedded: &str) -> String {
         "objects" => "Parquet in an object store",
         _ => return embedded.to_owned(),
     };
-    let shown = plan.loaded.config.show();
-    let value = shown.iter().find(|(known, _)| *known == setting).and_then(|(_, value)| value.clone());
-    match value {
+    match plan.loaded.shown(setting).and_then(|shown| shown.value.as_ref()) {
         Some(value) => format!("{title} at {value}   ({setting}, {})", plan.loaded.source(setting)),
         None => format!("{title} at its usual address   (roles run apart)"),
     }

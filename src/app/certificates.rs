@@ -29,17 +29,17 @@ struct Settings<'a> {
     listener: &'static str,
     /// The key of its readiness warning.
     warning: &'static str,
-    certificate: (&'static str, &'a Option<String>),
-    key: (&'static str, &'a Option<String>),
-    client_ca: (&'static str, &'a Option<String>),
+    certificate: (&'static str, &'a Option<PathBuf>),
+    key: (&'static str, &'a Option<PathBuf>),
+    client_ca: (&'static str, &'a Option<PathBuf>),
 }
 
 fn gateway(config: &Config) -> Settings<'_> {
     Settings {
         listener: "gateway",
         warning: "tls_certificate",
-        certificate: ("tls_cert_file", &config.tls_cert_file),
-        key: ("tls_key_file", &config.tls_key_file),
+        certificate: ("tls_cert_file", &config.http.tls_certificate),
+        key: ("tls_key_file", &config.http.tls_key),
         client_ca: ("", &None),
     }
 }
@@ -48,9 +48,9 @@ fn admin(config: &Config) -> Settings<'_> {
     Settings {
         listener: "admin",
         warning: "admin_tls_certificate",
-        certificate: ("admin_tls_cert_file", &config.admin_tls_cert_file),
-        key: ("admin_tls_key_file", &config.admin_tls_key_file),
-        client_ca: ("admin_tls_client_ca_file", &config.admin_tls_client_ca_file),
+        certificate: ("admin_tls_cert_file", &config.admin.tls_certificate),
+        key: ("admin_tls_key_file", &config.admin.tls_key),
+        client_ca: ("admin_tls_client_ca_file", &config.admin.tls_client_ca),
     }
 }
 
@@ -62,9 +62,8 @@ impl Settings<'_> {
             (None, _) => return Err(self.missing(self.certificate.0)),
             (Some(_), None) => return Err(self.missing(self.key.0)),
         };
-        let path = |file: &String| PathBuf::from(file);
-        let files =
-            TlsFiles { certificate: path(certificate), key: path(key), client_ca: self.client_ca.1.as_ref().map(path) };
+        let (certificate, key) = (certificate.clone(), key.clone());
+        let files = TlsFiles { certificate, key, client_ca: self.client_ca.1.clone() };
         let tls = Tls::load(files).map_err(|error| refused(format!("{}: {error}", self.name_of(&error))))?;
         metrics::tls_not_after(self.listener, tls.validity().not_after);
         Ok(Some(tls))

@@ -3,10 +3,8 @@
 //! A port without a setting is embedded when one process plays all roles, and the production engine at its usual address
 //! when roles run apart.
 
-use std::path::{Path, PathBuf};
-
 use crate::app::role::{Role, RoleSet};
-use crate::config::{Config, Loaded};
+use crate::config::Config;
 
 /// The engine of each port. A port that no role of this process needs has none.
 pub(super) struct Choice {
@@ -22,17 +20,14 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    pub(super) fn of(loaded: &Loaded, roles: &RoleSet) -> Self {
-        let config = &loaded.config;
+    pub(super) fn of(config: &Config, roles: &RoleSet) -> Self {
         Self {
-            nats: config.nats_url.is_some() || !roles.is_all(),
-            postgres: config.database_url.is_some() || config.database_host.is_some() || !roles.is_all(),
-            objects: in_objects(config),
+            nats: config.names_nats || !roles.is_all(),
+            postgres: config.names_postgres || !roles.is_all(),
+            objects: config.lake.objects.is_remote(),
             reaction: roles.has(Role::Reaction),
-            keys: roles.has(Role::Gateway) && config.requires_api_keys(),
-            retention: roles.has(Role::Sink)
-                && config.warehouse_retention.as_ref().is_some_and(|retention| retention.is_finite())
-                && (config.database_url.is_some() || config.database_host.is_some()),
+            keys: roles.has(Role::Gateway) && config.requires_api_keys,
+            retention: roles.has(Role::Sink) && config.lake.retention.is_some() && config.names_postgres,
             needs_warehouse: roles.has(Role::Sink),
         }
     }
@@ -65,15 +60,4 @@ impl Choice {
     pub(super) fn needs_directory(&self) -> bool {
         !self.nats || (self.needs_store() && !self.postgres) || (self.needs_warehouse && !self.objects)
     }
-}
-
-/// Whether the warehouse is in an object store rather than a directory.
-pub(super) fn in_objects(config: &Config) -> bool {
-    config.warehouse_directory().is_none()
-        && (config.warehouse_url.is_some() || config.s3_bucket.is_some() || config.s3_endpoint.is_some())
-}
-
-/// The directory of a warehouse that is not in an object store.
-pub(super) fn warehouse_directory(config: &Config, data_dir: &Path) -> PathBuf {
-    config.warehouse_directory().unwrap_or_else(|| data_dir.join("warehouse"))
 }

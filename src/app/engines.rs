@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::choice::{Choice, warehouse_directory};
+use super::choice::Choice;
 use super::start_failure::{StartFailure, StartFailureKind};
 use super::{fatal, settings};
 use crate::bus::{Bus, BusError, BusErrorKind, ConsumerSpec};
 use crate::config::Config;
 use crate::http::Readiness;
 use crate::store::{Store, StoreErrorKind};
-use crate::warehouse::{DeltaSettings, Warehouse, WarehouseErrorKind};
+use crate::warehouse::{DeltaSettings, PromotedColumns, Warehouse, WarehouseErrorKind};
 
 /// How long a start waits for a server that does not answer.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -27,12 +27,8 @@ pub(super) struct Engines {
 
 impl Engines {
     /// Opens them. `readiness` names a server that is not up yet.
-    pub(super) async fn open(
-        choice: &Choice,
-        config: &Config,
-        data_dir: &Path,
-        readiness: &Readiness,
-    ) -> Result<Self, StartFailure> {
+    pub(super) async fn open(choice: &Choice, config: &Config, readiness: &Readiness) -> Result<Self, StartFailure> {
+        let data_dir = &config.process.data_dir;
         let failure = |error: BusError| {
             if error.kind == BusErrorKind::Fsync {
                 fatal::exit_after_failed_fsync(&error);
@@ -46,9 +42,9 @@ impl Engines {
         };
         let bus = open(("nats", "nats_url"), readiness, || async {
             let opened = if choice.nats {
-                Bus::connect_nats(settings::nats(config)).await
+                Bus::connect_nats(config.nats.clone()).await
             } else {
-                Bus::open_embedded(settings::bus(config, data_dir))
+                Bus::open_embedded(config.embedded_bus.clone())
             };
             opened.inspect(|bus| bus.on_failed_fsync(fatal::end_process)).map_err(failure)
         })
@@ -63,9 +59,9 @@ impl Engines {
             true => Some(
                 open(("postgres", "database_host"), readiness, || async {
                     let opened = if choice.postgres {
-                        Store::connect_postgres(settings::postgres(config)).await
+                        Store::connect_postgres(config.postgres.clone()).await
                     } else {
-                        Store::open_sqlite(settings::store(config, data_dir))
+                        Store::open_sqlite(config.sqlite.clone())
                     };
                     opened.inspect(|store| store.on_failed_fsync(fatal::end_process)).map_err(|error| {
                         if error.kind == StoreErrorKind::Fsync {
@@ -87,14 +83,12 @@ impl Engines {
                 .await?,
             ),
         };
-        let setting = if config.warehouse_url.is_some() { "warehouse_url" } else { "s3_endpoint" };
+        let setting = if config.lake.objects.url.is_some() { "warehouse_url" } else { "s3_endpoint" };
         let warehouse = match choice.needs_warehouse {
             false => None,
             true => Some(
-                open(("warehouse", setting), readiness, || async {
-                    open_warehouse(config, data_dir, choice.objects, settings::delta(config)).await
-                })
-                .await?,
+                open(("warehouse", setting), readiness, || async { open_warehouse(config, config.lake.log()).await })
+                    .await?,
             ),
         };
         Ok(Self { bus, store, warehouse })
@@ -109,17 +103,14 @@ impl Engines {
 }
 
 /// Opens the warehouse, with the Delta log if `delta` is set.
-pub(super) async fn open_warehouse(
-    config: &Config,
-    data_dir: &Path,
-    objects: bool,
-    delta: Option<DeltaSettings>,
-) -> Result<Warehouse, StartFailure> {
-    let columns = settings::columns(config)
+pub(super) async fn open_warehouse(config: &Config, delta: Option<DeltaSettings>) -> Result<Warehouse, StartFailure> {
+    let (lake, data_dir) = (&config.lake, &config.process.data_dir);
+    let objects = lake.objects.is_remote();
+    let columns = PromotedColumns::parse(lake.columns.iter().map(String::as_str))
         .map_err(|what| StartFailure::said(StartFailureKind::Refused, format!("warehouse_columns: {what}")))?;
     let opened = match objects {
-        true => Warehouse::open_objects(settings::objects(config)).await,
-        false => Warehouse::open_local(warehouse_directory(config, data_dir)),
+        true => Warehouse::open_objects(lake.objects.clone()).await,
+        false => Warehouse::open_local(lake.objects.directory_in(data_dir)),
     };
     let opened = opened.map(|warehouse| warehouse.promote(columns));
     let opened = match (opened, delta) {
@@ -139,7 +130,7 @@ pub(super) async fn open_warehouse(
 /// The consumers that the roles of this process read from.
 fn consumers(choice: &Choice, config: &Config) -> Vec<ConsumerSpec> {
     let sink = choice.needs_warehouse.then(|| settings::sink(config, choice).consumer());
-    let reaction = choice.reaction.then(|| settings::engine(config).consumer());
+    let reaction = choice.reaction.then(|| config.engine.consumer());
     sink.into_iter().chain(reaction).collect()
 }
 
@@ -173,7 +164,7 @@ async fn open<T, F: Future<Output = Result<T, StartFailure>>>(
 
 /// Migrates the PostgreSQL schema to this version. Returns the versions before and after.
 pub async fn migrate(config: &Config) -> Result<(u32, u32), StartFailure> {
-    let migrated = crate::store::migrate_postgres(settings::postgres(config)).await;
+    let migrated = crate::store::migrate_postgres(config.postgres.clone()).await;
     migrated.map(|migrated| (migrated.from, migrated.to)).map_err(|error| {
         let kind = if error.kind == StoreErrorKind::Unavailable {
             StartFailureKind::Unreachable

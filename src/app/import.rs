@@ -7,13 +7,12 @@ use anyhow::Context as _;
 use tokio::runtime::Runtime;
 use tracing::warn;
 
-use super::choice::in_objects;
 use super::engines::open_warehouse;
 use super::settings;
 use super::start_failure::{StartFailure, StartFailureKind};
 use crate::config::Config;
 use crate::import::{self, Format, Progress};
-use crate::warehouse::{DeltaSettings, EncodeSettings};
+use crate::warehouse::EncodeSettings;
 
 /// What to import.
 #[derive(Clone, Debug)]
@@ -34,13 +33,11 @@ pub fn import_files(
     import: &Import,
     mut progress: impl FnMut(&Path, &Progress, bool),
 ) -> anyhow::Result<()> {
-    if !config.delta_enabled.0 {
+    if !config.lake.delta_enabled {
         let what = "import needs the Delta log, which keeps rows from being there twice: set delta_enabled to true";
         return Err(StartFailure::said(StartFailureKind::Refused, what.to_owned()).into());
     }
-    let delta = DeltaSettings { retention: config.delta_log_retention.0 };
-    let data_dir = Path::new(&config.data_dir);
-    let warehouse = runtime.block_on(open_warehouse(config, data_dir, in_objects(config), Some(delta)))?;
+    let warehouse = runtime.block_on(open_warehouse(config, Some(config.lake.delta.clone())))?;
     let importing = import::Settings {
         format: import.format,
         app: import.app.clone(),
@@ -48,11 +45,11 @@ pub fn import_files(
         rejects: import.rejects.clone(),
         dry_run: import.dry_run,
         chunk_bytes: import.chunk_bytes,
-        event_bytes_max: config.max_event_bytes.0 as usize,
+        event_bytes_max: config.gateway.event_bytes_max,
         encode: EncodeSettings {
-            compression: settings::compression(config.parquet_compression),
-            row_group_rows_max: config.parquet_row_group_size.0,
-            stream: config.nats_stream_name.clone(),
+            compression: config.sink.compression,
+            row_group_rows_max: config.sink.row_group_rows,
+            stream: config.sink.stream.clone(),
         },
         threads: available_parallelism().map_or(1, usize::from),
     };
@@ -60,7 +57,7 @@ pub fn import_files(
         let done = import::import(&warehouse, file, &importing, &mut |done| progress(file, done, false));
         progress(file, &done.with_context(|| format!("cannot import {}", file.display()))?, true);
     }
-    if let Some(metastore) = settings::metastore(config, data_dir)?.filter(|_| !import.dry_run)
+    if let Some(metastore) = settings::metastore(config)?.filter(|_| !import.dry_run)
         && let Err(reason) = runtime.block_on(warehouse.note_for_metastore(metastore).register_all(&warehouse))
     {
         warn!(reason, "the Hive Metastore does not know the new partitions; the next sink that starts tells it");

@@ -1,12 +1,10 @@
 //! Services on the lake: adding older files to the Delta log, registering partitions, compaction, retention.
 
-use std::path::Path;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::choice::in_objects;
 use super::engines::open_warehouse;
 use super::retention::{Expirer, RetentionStatus};
 use super::start_failure::{StartFailure, StartFailureKind};
@@ -16,7 +14,7 @@ use crate::base::supervisor::Stage;
 use crate::config::Config;
 use crate::sink::{Compactor, SinkStatus};
 use crate::store::Store;
-use crate::warehouse::{Adopted, CompactionSettings, DeltaSettings, Metastore, RetentionSettings, Warehouse};
+use crate::warehouse::{Adopted, LakeSettings, Metastore, Warehouse};
 
 const RETRY: Backoff = Backoff { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60) };
 
@@ -68,45 +66,35 @@ async fn adopt_all(warehouse: &Warehouse, stop: &CancellationToken) {
 /// The lake, for commands that work on its files.
 pub struct Lake {
     pub warehouse: Warehouse,
-    pub settings: CompactionSettings,
-    pub vacuum_retention: Duration,
-    /// How long commits stay in the log.
-    pub log_retention: Duration,
-    /// `None` keeps everything for ever.
-    pub retention: Option<RetentionSettings>,
+    pub settings: LakeSettings,
 }
 
 /// Opens the lake, with its log unless the settings turn it off.
 pub async fn open_lake(config: &Config) -> Result<Lake, StartFailure> {
-    let data_dir = Path::new(&config.data_dir);
-    let warehouse = open_warehouse(config, data_dir, in_objects(config), settings::delta(config)).await?;
+    let warehouse = open_warehouse(config, config.lake.log()).await?;
     let failed = |error: anyhow::Error| StartFailure::said(StartFailureKind::Refused, format!("{error:#}"));
-    if let Some(told) = settings::metastore(config, data_dir).map_err(failed)? {
+    if let Some(told) = settings::metastore(config).map_err(failed)? {
         warehouse.note_for_metastore(told);
     }
-    let retention = settings::retention(config);
-    let settings = settings::compaction(config, data_dir);
-    let (vacuum_retention, log_retention) = (config.vacuum_retention.0, config.delta_log_retention.0);
-    Ok(Lake { warehouse, settings, vacuum_retention, log_retention, retention })
+    Ok(Lake { warehouse, settings: config.lake.clone() })
 }
 
 /// Removes expired partitions in the background. Returns the status for readiness.
 pub(super) fn expire(
     stage: &Stage,
-    config: &Config,
+    lake: &LakeSettings,
     warehouse: &Warehouse,
     store: Option<Store>,
 ) -> Option<RetentionStatus> {
-    let settings = settings::retention(config)?;
+    let settings = lake.retention.clone()?;
     let status = RetentionStatus::default();
     // Otherwise compaction vacuums.
-    let vacuums = settings.keep_removed && !config.compaction_enabled.0;
-    let compaction = settings::compaction(config, Path::new(&config.data_dir));
+    let vacuums = settings.keep_removed && !lake.compaction_enabled;
     let expirer = Expirer {
         warehouse: warehouse.clone(),
         settings,
-        every: config.compaction_schedule.0,
-        vacuum: vacuums.then_some((compaction, config.vacuum_retention.0)),
+        every: lake.schedule,
+        vacuum: vacuums.then(|| (lake.compaction.clone(), lake.vacuum_retention)),
         store,
         status: status.clone(),
     };
@@ -118,10 +106,10 @@ pub(super) fn expire(
 pub(super) fn compact(stage: &Stage, config: &Config, warehouse: &Warehouse, status: &SinkStatus) {
     let compactor = Compactor {
         warehouse: warehouse.clone(),
-        settings: settings::compaction(config, Path::new(&config.data_dir)),
-        every: config.compaction_schedule.0,
-        vacuum_retention: config.vacuum_retention.0,
-        sink_bytes_max: config.batch_memory_max.0 as usize,
+        settings: config.lake.compaction.clone(),
+        every: config.lake.schedule,
+        vacuum_retention: config.lake.vacuum_retention,
+        sink_bytes_max: config.sink.memory_bytes_max,
         sink: status.clone(),
     };
     stage.supervise("compaction", move |stop| {
@@ -132,9 +120,7 @@ pub(super) fn compact(stage: &Stage, config: &Config, warehouse: &Warehouse, sta
 
 /// Adds every stored file that the log does not name. Creates the log if there is none.
 pub async fn init_lake(config: &Config, tell: impl Fn(Adopted) + Send + 'static) -> Result<Adopted, StartFailure> {
-    let delta = DeltaSettings { retention: config.delta_log_retention.0 };
-    let data_dir = Path::new(&config.data_dir);
-    let warehouse = open_warehouse(config, data_dir, in_objects(config), Some(delta)).await?;
+    let warehouse = open_warehouse(config, Some(config.lake.delta.clone())).await?;
     let adopted = warehouse.adopt_files(true, || true, tell).await;
     let failed = |error| StartFailure::new(StartFailureKind::Failed, "add files to the Delta log".to_owned(), &error);
     adopted.map(Option::unwrap_or_default).map_err(failed)

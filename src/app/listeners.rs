@@ -5,7 +5,8 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 use super::certificates::Certificates;
-use crate::config::{Address, Config};
+use crate::base::settings::Address;
+use crate::config::Config;
 use crate::http::{self, MemoryBudget};
 
 /// The limit of admin connections. They come from people and scrapers, not from apps.
@@ -14,8 +15,6 @@ const ADMIN_CONNECTIONS_MAX: usize = 256;
 const ADMIN_PART: usize = 8;
 /// Descriptors for files of the bus and the store, open Parquet files, and connections to servers and object stores.
 const OWN_DESCRIPTORS: usize = 192;
-/// Without a setting, bodies get this many quarters of the memory.
-const BODY_PARTS: usize = 3;
 /// With few descriptors, the process keeps at most one part in this many for itself.
 const OWN_PART: usize = 3;
 
@@ -31,14 +30,14 @@ impl Listeners {
     /// Divides the descriptors that the process does not need itself.
     pub(super) fn of(config: &Config, descriptors: u64) -> Self {
         let all = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        let own = OWN_DESCRIPTORS + config.database_max_open_conns.0 + 2 * config.dispatcher_workers.0;
+        let own = OWN_DESCRIPTORS + config.postgres.connections_max + 2 * config.dispatcher.workers;
         let left = all - own.min(all / OWN_PART);
         // Each listener also keeps spare connections for probes.
         let left = left.saturating_sub(2 * http::SPARE_CONNECTIONS).max(2);
         let admin = ADMIN_CONNECTIONS_MAX.min((left / ADMIN_PART).max(1));
         Self {
-            memory: memory(config),
-            gateway_connections_max: config.http_max_connections.0.min(left - admin),
+            memory: config.http.memory(),
+            gateway_connections_max: config.http.connections_max.min(left - admin),
             admin_connections_max: admin,
             certificates: Certificates::default(),
             descriptors,
@@ -46,7 +45,7 @@ impl Listeners {
     }
 
     pub(super) fn warn_if_lowered(&self, config: &Config) {
-        let (setting, lowered) = (config.http_max_connections.0, self.gateway_connections_max);
+        let (setting, lowered) = (config.http.connections_max, self.gateway_connections_max);
         if lowered < setting {
             warn!(
                 setting,
@@ -56,12 +55,6 @@ impl Listeners {
             );
         }
     }
-}
-
-fn memory(config: &Config) -> MemoryBudget {
-    let bytes_max = config.http_memory_max.0 as usize;
-    let body_bytes_max = config.http_body_memory_max.map_or(bytes_max / 4 * BODY_PARTS, |size| size.0 as usize);
-    MemoryBudget::with_caps(bytes_max, config.http_max_requests.0, body_bytes_max)
 }
 
 pub(super) async fn bind(address: &Address, setting: &str) -> anyhow::Result<TcpListener> {

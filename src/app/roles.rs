@@ -1,7 +1,5 @@
 //! Starts the roles of this process, each in a stage of its own. The stages stop in the order in which they start.
 
-use std::path::Path;
-
 use tokio::net::TcpListener;
 
 use super::choice::Choice;
@@ -48,13 +46,13 @@ impl Roles<'_> {
         let (mut metastore, mut retention) = (None, None);
         if let Some(warehouse) = &engines.warehouse {
             let stage = supervisor.stage("sink", budgets.sink);
-            let settings = settings::metastore(config, Path::new(&config.data_dir))?;
-            metastore = settings.map(|settings| (warehouse, warehouse.note_for_metastore(settings)));
+            metastore =
+                settings::metastore(config)?.map(|settings| (warehouse, warehouse.note_for_metastore(settings)));
             self.start_sink(&stage, warehouse, &status);
-            if config.compaction_enabled.0 {
+            if config.lake.compaction_enabled {
                 lake::compact(&stage, config, warehouse, &status);
             }
-            retention = lake::expire(&stage, config, warehouse, engines.store.clone());
+            retention = lake::expire(&stage, &config.lake, warehouse, engines.store.clone());
         }
         let reaction_store = engines.store.as_ref().filter(|_| choice.reaction);
         if let Some(store) = reaction_store {
@@ -65,7 +63,7 @@ impl Roles<'_> {
         let upkeep = supervisor.stage("upkeep", budgets.upkeep);
         if let Some(store) = reaction_store {
             abandoned::watch(&upkeep, store, readiness);
-            admin_access::forget_old_records(&upkeep, store, config.audit_retention.0);
+            admin_access::forget_old_records(&upkeep, store, config.admin.audit_retention);
         }
         // Stops after the sink, whose last files may be in new partitions.
         if let Some((warehouse, metastore)) = &metastore {
@@ -97,8 +95,8 @@ impl Roles<'_> {
 
     fn start_gateway(&self, stage: &Stage, access: Access, listener: TcpListener) {
         let mut settings = gateway::Settings { access, ..settings::gateway(self.config, self.limits) };
-        settings.http.drain_timeout = stage.stop_budget().at_most(self.config.http_shutdown_timeout.0);
-        let (address, mut listener) = (self.config.http_addr.clone(), Some(listener));
+        settings.http.drain_timeout = stage.stop_budget().at_most(self.config.http.shutdown_timeout);
+        let (address, mut listener) = (self.config.http.addr.clone(), Some(listener));
         let (destination, readiness) = (Destination::Bus(self.engines.bus.clone()), self.readiness.clone());
         stage.supervise("gateway", move |stop| {
             let (address, listener) = (address.clone(), listener.take());
@@ -134,7 +132,7 @@ impl Roles<'_> {
     }
 
     fn start_rules(&self, stage: &Stage, store: &Store) {
-        let (settings, bus, store) = (settings::engine(self.config), self.engines.bus.clone(), store.clone());
+        let (settings, bus, store) = (self.config.engine.clone(), self.engines.bus.clone(), store.clone());
         stage.supervise("rules", move |stop| {
             let (settings, bus, store) = (settings.clone(), bus.clone(), store.clone());
             async move { run_engine(settings, bus, store, stop).await.map_err(Into::into) }
@@ -142,7 +140,7 @@ impl Roles<'_> {
     }
 
     fn start_webhooks(&self, stage: &Stage, store: &Store) -> anyhow::Result<()> {
-        let mut settings = settings::dispatcher(self.config);
+        let mut settings = self.config.dispatcher.clone();
         reaction::check_tls_files(&settings.tls)
             .map_err(|error| StartFailure::new(StartFailureKind::Refused, "set webhooks up".to_owned(), &error))?;
         settings.stop_budget = stage.stop_budget();

@@ -1,7 +1,6 @@
 //! The life of the process: bind every port, open the engines, start the roles, wait, stop in order.
 
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -20,6 +19,7 @@ use super::roles::Roles;
 use super::signals::{Signals, serve_on};
 use super::start_log::{self, WEAK};
 use super::{admin_access, banner, null_gateway, open_files, settings, starting};
+use crate::admin::AdminService;
 use crate::base::supervisor::Supervisor;
 use crate::http::Readiness;
 use crate::{admin, metrics};
@@ -33,30 +33,30 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     limits.certificates = Certificates::load(config, plan.discard || plan.roles.has(Role::Gateway))?;
     limits.warn_if_lowered(config);
     if plan.discard {
-        let listener = bind(&config.http_addr, "http_addr").await?;
+        let listener = bind(&config.http.addr, "http_addr").await?;
         return null_gateway::run(&plan, &limits, listener, stop).await;
     }
     let gateway_listener = match plan.roles.has(Role::Gateway) {
-        true => Some(bind(&config.http_addr, "http_addr").await?),
+        true => Some(bind(&config.http.addr, "http_addr").await?),
         false => None,
     };
-    let admin_listener = bind(&config.admin_addr, "admin_addr").await?;
+    let admin_listener = bind(&config.admin.addr, "admin_addr").await?;
     let addresses = Addresses {
         http: gateway_listener.as_ref().map(TcpListener::local_addr).transpose()?,
         admin: admin_listener.local_addr()?,
     };
 
-    let data_dir = PathBuf::from(&config.data_dir);
-    let choice = Choice::of(&plan.loaded, &plan.roles);
+    let data_dir = &config.process.data_dir;
+    let choice = Choice::of(config, &plan.roles);
     if choice.needs_directory() {
         // For its owner alone, when it is new: it holds events and secrets.
-        let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data_dir);
+        let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
         created.with_context(|| format!("create data directory {}", data_dir.display()))?;
     }
     let readiness = Readiness::starting();
     let opening = async {
         tokio::select! {
-            opened = Engines::open(&choice, config, &data_dir, &readiness) => opened.map(Some),
+            opened = Engines::open(&choice, config, &readiness) => opened.map(Some),
             name = stop.first() => {
                 info!(signal = name, "stopped before the start was complete");
                 Ok(None)
@@ -64,11 +64,11 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
         }
     };
     let probes = |metrics| {
-        let access = if metrics { admin_access::settings(config) } else { admin_access::of_gateway(config) };
+        let access = if metrics { config.admin.access() } else { admin_access::of_gateway(config) };
         let access = admin::Access::new(access, None);
         let router =
             admin::starting_router(admin_port::probes(&readiness, &limits.memory, &prometheus), &access, metrics);
-        settings::admin_service(config, router)
+        AdminService::new(router, config.http.trusted_proxies.clone(), config.http.read_timeout)
     };
     let gateway_limits = settings::gateway(config, &limits).http;
     let listeners = gateway_listener.iter().map(|listener| (listener, probes(false), gateway_limits.clone()));
@@ -81,7 +81,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let mut supervisor = Supervisor::default();
     let roles = Roles { config, choice: &choice, engines: &engines, readiness: &readiness, limits: &limits };
     let sink_status = roles.start(&mut supervisor, gateway_listener)?;
-    let facts = Facts { plan: &plan, choice: &choice, started, sink_status, data_dir: &data_dir, limits: &limits };
+    let facts = Facts { plan: &plan, choice: &choice, started, sink_status, data_dir, limits: &limits };
     let admin_stage = supervisor.stage("admin", settings::Budgets::of(config).admin);
     admin_port::start(&admin_stage, &facts, &engines, &readiness, admin_listener, prometheus);
 
@@ -107,11 +107,11 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     readiness.set_draining();
     metrics::ready(false);
     let failed = match failed {
-        None => serve_on(config.shutdown_delay.0, &mut stop, &mut supervisor).await,
+        None => serve_on(config.process.shutdown_delay, &mut stop, &mut supervisor).await,
         failed => failed,
     };
     stop.exit_on_second();
-    let in_time = supervisor.stop(config.shutdown_timeout.0).await;
+    let in_time = supervisor.stop(config.process.shutdown_timeout).await;
     engines.close().await;
     match failed {
         Some(failed) => anyhow::bail!("{failed}"),

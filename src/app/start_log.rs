@@ -12,7 +12,7 @@ pub(super) const WEAK: &str = "a 2xx is weaker than an event on disk (nats_strea
 /// Logs who may send events.
 pub(super) fn access(choice: &Choice, addresses: &Addresses, config: &Config) {
     let Some(http) = addresses.http else { return };
-    let (exposure, rate_limits) = (config.exposure(), config.is_rate_limited());
+    let (exposure, rate_limits) = (config.exposure, config.gateway.rate_limits.is_some());
     let from = exposure.text();
     if choice.keys {
         info!(%http, from, rate_limits, "events are taken with an API key (auth_enabled)");
@@ -31,7 +31,7 @@ pub(super) fn access(choice: &Choice, addresses: &Addresses, config: &Config) {
 
 /// Warns of an admin API that nobody can use, and of the bus's `weakness`.
 pub(super) fn weaknesses(addresses: &Addresses, config: &Config, weakness: Option<&str>) {
-    if !config.admin_addr.is_loopback() && config.admin_token.is_none() {
+    if !config.admin.addr.is_loopback() && config.admin.token.is_none() {
         warn!(
             admin = %addresses.admin,
             "the admin API asks for tokens beyond loopback, and ADMIN_TOKEN is not set: only tokens that were made \

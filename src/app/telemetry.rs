@@ -5,7 +5,8 @@ use std::io::IsTerminal;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{LogFormat, LogLevel, Setting};
+use crate::base::settings::Setting as _;
+use crate::config::{LogFormat, LogLevel};
 
 /// Histogram buckets in seconds: fine around the stated limits (20 ms for reactions), coarse at the ends.
 const SECONDS_BUCKETS: [f64; 14] =

@@ -38,7 +38,10 @@ pub use error::{BusError, BusErrorKind};
 pub use input::{KeptInput, RefusedInput};
 pub use lease::{LeaseGrant, LeaseState};
 pub use published::{Original, Published};
-pub use settings::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
+pub use settings::{
+    EmbeddedSettings, NatsSettings, PublishMode, SINK_CONSUMER, StreamStorage, ack_wait, event_bytes_max,
+    rules_consumer,
+};
 pub use status::{BusStatus, ConsumerStatus, acked_through};
 use subscription::EngineSubscription;
 pub use subscription::{Acker, Subscription};

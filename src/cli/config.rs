@@ -2,8 +2,11 @@
 
 use std::fmt::Write;
 
+use serde_json::json;
+
 use super::run::Layers;
 use super::{Failure, output};
+use crate::base::settings::Shown;
 
 /// Print the effective settings, secrets redacted, and where each value came from
 #[derive(Clone, Debug, clap::Args)]
@@ -17,15 +20,13 @@ pub struct Args {
 
 pub fn execute(args: &Args) -> Result<(), Failure> {
     let loaded = args.layers.load()?;
-    let rows = loaded.config.show().into_iter().map(|(name, value)| (name, value, loaded.source(name)));
     if args.json {
-        let all: serde_json::Map<_, _> = rows
-            .map(|(name, value, source)| (name.to_owned(), serde_json::json!({"value": value, "source": source})))
-            .collect();
+        let member = |shown: Shown| (shown.name.to_owned(), json!({"value": shown.value, "source": shown.source}));
+        let all: serde_json::Map<_, _> = loaded.shown.into_iter().map(member).collect();
         return output::print_json(&all);
     }
     let mut text = String::new();
-    for (name, value, source) in rows {
+    for Shown { name, value, source } in loaded.shown {
         // The output is a file that `run --config` can read, so unset settings are comments.
         let line = match value {
             Some(value) => format!("{name} = {value:?}"),

@@ -61,7 +61,7 @@ pub fn execute(args: Args) -> Result<(), Failure> {
         return Err(Failure::usage("--rejects is for one file: each writes its own"));
     }
     let loaded = args.layers.load()?;
-    telemetry::start_logs(loaded.config.log_level, loaded.config.log_format);
+    telemetry::start_logs(loaded.config.process.log_level, loaded.config.process.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

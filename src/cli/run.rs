@@ -48,7 +48,7 @@ impl Layers {
 /// Blocks until the process is stopped or fails.
 pub fn execute(args: Args) -> Result<(), Failure> {
     let loaded = args.layers.load()?;
-    telemetry::start_logs(loaded.config.log_level, loaded.config.log_format);
+    telemetry::start_logs(loaded.config.process.log_level, loaded.config.process.log_format);
     let metrics = telemetry::start_metrics().map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
     let plan = Plan { loaded, roles: args.role, discard: args.discard };

@@ -1,6 +1,6 @@
 //! Who can reach the gateway, which decides the defaults of API keys, rate limits, CORS and error details.
 
-use super::settings::Config;
+use crate::http::HttpSettings;
 
 /// Where requests to the gateway come from, according to the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,14 @@ pub enum Exposure {
 }
 
 impl Exposure {
+    pub(super) fn of(http: &HttpSettings) -> Self {
+        match (http.addr.is_loopback(), http.trusted_proxies.is_empty()) {
+            (false, _) => Self::Network,
+            (true, false) => Self::Proxies,
+            (true, true) => Self::Machine,
+        }
+    }
+
     /// The text for the log.
     pub fn text(self) -> &'static str {
         match self {
@@ -26,27 +34,6 @@ impl Exposure {
     /// Whether requests can come from anyone but the users of this machine.
     pub fn is_public(self) -> bool {
         self != Self::Machine
-    }
-}
-
-impl Config {
-    pub fn exposure(&self) -> Exposure {
-        let has_proxies = self.trusted_proxies.as_ref().is_some_and(|proxies| !proxies.is_empty());
-        match (self.http_addr.is_loopback(), has_proxies) {
-            (false, _) => Exposure::Network,
-            (true, true) => Exposure::Proxies,
-            (true, false) => Exposure::Machine,
-        }
-    }
-
-    /// Whether the gateway requires API keys.
-    pub fn requires_api_keys(&self) -> bool {
-        self.auth_enabled.map_or_else(|| self.exposure().is_public(), |enabled| enabled.0)
-    }
-
-    /// Whether rate limits apply: by default not when only this machine reaches the gateway.
-    pub fn is_rate_limited(&self) -> bool {
-        self.rate_limit_enabled.map_or_else(|| self.exposure().is_public(), |enabled| enabled.0)
     }
 }
 
@@ -77,7 +64,7 @@ mod tests {
             (&[proxied, everywhere][..], Exposure::Network, true, true),
         ] {
             let config = load_env(environment).unwrap().config;
-            let found = (config.exposure(), config.requires_api_keys(), config.is_rate_limited());
+            let found = (config.exposure, config.requires_api_keys, config.gateway.rate_limits.is_some());
             assert_eq!(found, (exposure, asks, limited), "{environment:?}");
         }
         assert!(load_env(&[("AUTH_ENABLED", "maybe")]).unwrap_err().to_string().contains("auth_enabled"));

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
-use super::error::{ConfigError, InvalidSetting};
-use super::settings::NAMES;
+use crate::base::settings::{ConfigError, InvalidSetting};
 
 /// A layer of names and texts: the environment or flags.
 pub(super) struct TextLayer {
@@ -32,7 +31,7 @@ pub(super) struct FileLayer {
 }
 
 impl FileLayer {
-    pub(super) fn read(path: &Path, invalid: &mut Vec<InvalidSetting>) -> Result<Self, ConfigError> {
+    pub(super) fn read(path: &Path, names: &[&str], invalid: &mut Vec<InvalidSetting>) -> Result<Self, ConfigError> {
         let unreadable = |detail: String| ConfigError::File { path: path.to_owned(), detail };
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
         let values: Dict = toml::from_str(&text).map_err(|error| {
@@ -40,8 +39,8 @@ impl FileLayer {
             let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
             unreadable(format!("line {line}: {}", error.message()))
         })?;
-        for key in values.keys().filter(|key| !NAMES.contains(&key.as_str())) {
-            let nearest = NAMES.iter().find(|name| name.contains(key.as_str()) || key.contains(**name));
+        for key in values.keys().filter(|key| !names.contains(&key.as_str())) {
+            let nearest = names.iter().find(|name| name.contains(key.as_str()) || key.contains(**name));
             let allowed = match nearest {
                 Some(name) => format!("a setting's name; did you mean {name}?"),
                 None => "a setting's name; `causality config` lists them".into(),

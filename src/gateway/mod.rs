@@ -28,7 +28,7 @@ mod tests;
 pub use crate::http::TrustedProxies;
 pub use auth::access::Access;
 pub use auth::key_ring::KeyRing;
-pub use cors::pages::CorsSettings;
+pub use cors::settings::CorsSettings;
 pub use openapi::document::document;
 pub use openapi::options::DocumentOptions;
 pub use rate_limit::limits::RateLimitSettings;

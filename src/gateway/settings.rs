@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::auth::access::Access;
-use super::cors::pages::CorsSettings;
+use super::cors::settings::CorsSettings;
 use super::rate_limit::limits::RateLimitSettings;
-use crate::bus::Bus;
-use crate::event::EVENT_BYTES_MAX;
-use crate::http::{self, TrustedProxies};
+use crate::base::settings::{self, Reader, Size};
+use crate::bus::{Bus, event_bytes_max};
+use crate::http::{self, HttpSettings, TrustedProxies};
 
 /// Settings and limits of the gateway.
 #[derive(Clone, Debug)]
@@ -34,22 +34,39 @@ pub struct Settings {
     pub quarantine_bytes_max: Option<u64>,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
+/// The upper limit of `max_batch_events`.
+const BATCH_EVENTS_MAX: usize = 1_000;
+
+impl Settings {
+    /// `is_public`: whether requests can come from anyone but the users of this machine.
+    pub fn read(from: &mut Reader<'_>, http: &HttpSettings, is_public: bool) -> Self {
+        let quarantine: bool = from.get("quarantine");
+        let quarantine_bytes_max = from.get::<Size>("quarantine_max_bytes").0;
         Self {
             http: http::Limits::default(),
-            body_bytes_max: 5 * 1024 * 1024,
-            body_timeout: Duration::from_secs(30),
-            batch_events_max: 1_000,
-            event_bytes_max: EVENT_BYTES_MAX,
-            loopback: false,
+            body_bytes_max: from.bytes("max_body_size"),
+            body_timeout: http.read_timeout,
+            batch_events_max: from.count_to("max_batch_events", BATCH_EVENTS_MAX),
+            event_bytes_max: event_bytes_max(from),
+            loopback: !is_public,
             access: Access::Open,
-            cors: None,
-            rate_limits: None,
-            trusted_proxies: TrustedProxies::default(),
-            ready_details: true,
-            quarantine_bytes_max: None,
+            cors: CorsSettings::read(from, is_public),
+            rate_limits: RateLimitSettings::read(from, is_public),
+            trusted_proxies: http.trusted_proxies.clone(),
+            ready_details: !is_public,
+            quarantine_bytes_max: quarantine.then_some(quarantine_bytes_max),
         }
+    }
+}
+
+/// Without CORS and rate limits, on a port that others reach.
+impl Default for Settings {
+    fn default() -> Self {
+        let defaults = settings::defaults(|from| {
+            let http = HttpSettings::read(from);
+            Self::read(from, &http, true)
+        });
+        Self { cors: None, rate_limits: None, ready_details: true, ..defaults }
     }
 }
 

@@ -15,6 +15,7 @@ mod readiness;
 mod reply;
 mod request;
 mod serve;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -32,6 +33,7 @@ pub use request::head::{header_value, header_values};
 pub use request::own_origin;
 pub use request::request_id::RequestIds;
 pub use serve::{Drained, SPARE_CONNECTIONS, serve};
+pub use settings::HttpSettings;
 pub use tls::certificate::Validity;
 pub use tls::files::{TlsError, TlsFile, TlsFiles};
 pub use tls::reload::{Reload, Tls};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::base::settings::{self, Reader};
+use crate::bus::{ack_wait, rules_consumer};
 use crate::store::BacklogLimits;
 
 /// How events are evaluated.
@@ -34,22 +36,35 @@ pub struct EngineSettings {
     pub state_retention: Duration,
 }
 
-impl Default for EngineSettings {
-    fn default() -> Self {
+/// More threads than any machine can use.
+const MATCH_THREADS_MAX: usize = 64;
+
+impl EngineSettings {
+    pub fn read(from: &mut Reader<'_>) -> Self {
+        let refresh = from.get::<Duration>("engine_rule_refresh_interval");
         Self {
-            consumer_name: "analysis-engine".to_owned(),
-            refresh_interval: Duration::from_secs(30),
+            consumer_name: rules_consumer(from),
+            refresh_interval: refresh.min(from.get("anomaly_config_refresh_interval")),
             fetch_messages_max: 4_096,
             fetch_bytes_max: 4 << 20,
-            ack_wait: Duration::from_secs(60),
+            ack_wait: ack_wait(from),
             max_deliver: 10,
             floor_interval: Duration::from_secs(5),
-            max_attempts: 100,
-            disabled_backlog: BacklogLimits { deliveries_max: 10_000, age_max: Duration::from_secs(7 * 24 * 3_600) },
-            match_threads_max: 1,
+            max_attempts: from.get::<usize>("dispatcher_max_attempts") as u32,
+            disabled_backlog: BacklogLimits {
+                deliveries_max: from.get::<usize>("webhook_disabled_max_pending") as u64,
+                age_max: from.get("webhook_disabled_max_age"),
+            },
+            match_threads_max: from.count_to("engine_max_concurrent_evaluations", MATCH_THREADS_MAX),
             groups_max: 10_000,
-            state_cleanup_interval: Duration::from_secs(60),
-            state_retention: Duration::from_secs(24 * 3_600),
+            state_cleanup_interval: from.get("anomaly_state_cleanup_interval"),
+            state_retention: from.get("anomaly_state_retention_duration"),
         }
+    }
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        settings::defaults(Self::read)
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use crate::base::settings::{self, Reader};
 use crate::base::supervisor::StopBudget;
+use crate::bus::ack_wait;
 use crate::warehouse::Compression;
 
 /// Bytes of one fetch from a bus server. More than from the embedded bus, because each fetch costs some round trips to
@@ -41,25 +43,40 @@ pub struct Settings {
     pub stop_budget: StopBudget,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
+/// The age at which a file closes: short for a local directory, longer where each file costs requests.
+const FLUSH_LOCAL: Duration = Duration::from_secs(5);
+const FLUSH_REMOTE: Duration = Duration::from_secs(300);
+/// More workers than any machine can use.
+const WORKERS_MAX: usize = 64;
+
+impl Settings {
+    /// `remote`: whether the warehouse is in an object store.
+    pub fn read(from: &mut Reader<'_>, remote: bool) -> Self {
+        let is_positive = |time: &Duration| !time.is_zero();
+        let flush = from.optional_if("batch_flush_interval", "a duration above 0s", is_positive);
         Self {
-            batch_events_max: 500_000,
-            flush_interval: Duration::from_secs(5),
-            file_bytes_max: 64 * 1024 * 1024,
-            memory_bytes_max: 96 * 1024 * 1024,
+            batch_events_max: from.get("batch_max_events"),
+            flush_interval: flush.unwrap_or(if remote { FLUSH_REMOTE } else { FLUSH_LOCAL }),
+            file_bytes_max: from.bytes("batch_max_bytes"),
+            memory_bytes_max: from.bytes("batch_memory_max"),
             open_partitions_max: 256,
-            fetch_messages_max: 20_000,
+            fetch_messages_max: from.get("batch_fetch_batch_size"),
             fetch_bytes_max: 4 * 1024 * 1024,
-            ack_wait: Duration::from_secs(30),
+            ack_wait: ack_wait(from),
             max_deliver: 1_000,
             pending_max: 2_000_000,
-            row_group_rows: 122_880,
-            compression: Compression::Snappy,
-            max_concurrent_writes: 4,
-            workers: 1,
-            stream: "CAUSALITY_EVENTS".to_owned(),
+            row_group_rows: from.get("parquet_row_group_size"),
+            compression: from.get("parquet_compression"),
+            max_concurrent_writes: from.get("batch_max_concurrent_writes"),
+            workers: from.count_to("batch_worker_count", WORKERS_MAX),
+            stream: from.get("nats_stream_name"),
             stop_budget: Duration::from_secs(20).into(),
         }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        settings::defaults(|from| Self::read(from, false))
     }
 }

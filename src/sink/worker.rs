@@ -10,11 +10,10 @@ use super::isolated;
 use super::pipeline::Sink;
 use super::settings::Settings;
 use super::status::{SinkStatus, WorkerStatus};
-use crate::bus::{Bus, ConsumerSpec};
+use crate::bus::{Bus, ConsumerSpec, SINK_CONSUMER};
 use crate::warehouse::Warehouse;
 
-/// The durable consumer on the bus, and the subjects it reads.
-pub(super) const CONSUMER: &str = "warehouse-sink";
+/// The subjects that the consumer reads.
 pub(super) const FILTER: &str = "events.>";
 
 /// One of the sink loops of a process. Cheap to clone; must not run twice at the same time.
@@ -53,7 +52,7 @@ impl Settings {
     /// The durable consumer that all sinks share.
     pub fn consumer(&self) -> ConsumerSpec {
         ConsumerSpec {
-            name: CONSUMER.to_owned(),
+            name: SINK_CONSUMER.to_owned(),
             filter: FILTER.to_owned(),
             matches_most: true,
             coarse_acks: true,

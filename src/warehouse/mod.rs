@@ -42,6 +42,8 @@ mod erasure;
 mod imported;
 mod retention;
 
+mod settings;
+
 #[cfg(test)]
 mod tests;
 
@@ -63,4 +65,5 @@ pub use metastore::{Metastore, MetastoreSettings};
 pub use pages::compression::Compression;
 pub use retention::{Expired, ExpiryOutcome, OldPartition, OldPartitions, RetentionRules, RetentionSettings};
 pub use sequence_set::{MalformedSequenceSet, SequenceSet};
+pub use settings::LakeSettings;
 pub use storage::ObjectSettings;

@@ -7,7 +7,6 @@ use std::path::Path;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("base", &["metrics"]),
     ("metrics", &[]),
-    ("config", &["base"]),
     ("event", &[]),
     ("bus", &["base", "event", "metrics"]),
     ("store", &["base", "event", "metrics"]),
@@ -20,6 +19,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sink", &["base", "bus", "warehouse", "event", "metrics"]),
     ("reaction", &["base", "bus", "store", "event", "metrics"]),
     ("admin", &["base", "bus", "quarantine", "store", "http", "openapi", "event", "metrics"]),
+    // The settings of all parts.
+    ("config", &["admin", "base", "bus", "gateway", "http", "reaction", "sink", "store", "warehouse"]),
     // The composition root, and the commands that start it or speak to it.
     (
         "app",

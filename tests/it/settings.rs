@@ -25,7 +25,7 @@ fn meanings() -> BTreeMap<&'static str, String> {
 fn every_setting_has_a_meaning_of_its_own() {
     let meanings = meanings();
     let mut seen = BTreeMap::new();
-    for name in NAMES {
+    for name in NAMES.iter() {
         let meaning = &meanings[name];
         assert!(!meaning.is_empty(), "{name} is not explained in deploy/causality.toml");
         if let Some(other) = seen.insert(meaning, name) {

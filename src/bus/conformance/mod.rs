@@ -67,7 +67,7 @@ impl Fixture {
 
     pub(crate) fn nats_url(&self) -> String {
         match &self.over {
-            Over::Nats { settings, .. } => settings.url.clone(),
+            Over::Nats { settings, .. } => settings.url.to_string(),
             Over::Embedded { .. } => panic!("not on NATS"),
         }
     }
@@ -90,7 +90,7 @@ impl Fixture {
 /// Streams for the subjects of these tests, on a dedicated server.
 pub(crate) fn nats_settings(server: &NatsServer) -> NatsSettings {
     NatsSettings {
-        url: server.url(),
+        url: server.url().into(),
         client_name: "conformance".to_owned(),
         credentials_file: None,
         ca_file: None,

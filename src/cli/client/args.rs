@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use http::Uri;
 
 use super::tls::TlsArgs;
+use crate::base::settings::Address;
 use crate::cli::failure::Failure;
-use crate::config::{self, Address};
+use crate::config;
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9090";
 /// Settings of the listener, by their names in the environment.
@@ -60,13 +61,13 @@ impl AdminArgs {
             }
             None => None,
         };
-        let encrypted = encrypted || file.as_ref().is_some_and(|config| config.admin_tls_cert_file.is_some());
+        let encrypted = encrypted || file.as_ref().is_some_and(|config| config.admin.tls_certificate.is_some());
         let scheme = if encrypted { "https" } else { "http" };
         let address: Address = match (from_environment, file) {
             (Some(text), _) => text
                 .parse()
                 .map_err(|allowed| Failure::usage(format!("{ADMIN_ADDR} is {text:?}: it must be {allowed}")))?,
-            (None, Some(config)) => config.admin_addr,
+            (None, Some(config)) => config.admin.addr,
             (None, None) => return Ok(format!("{scheme}://{DEFAULT_ADDRESS}")),
         };
         if address.port == 0 {

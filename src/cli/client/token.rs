@@ -34,7 +34,7 @@ pub(crate) fn of(args: &AdminArgs, environment: impl Fn(&str) -> Option<String>)
         (None, None) => Ok(environment(ADMIN_TOKEN)),
         (None, Some(file)) => {
             let loaded = config::load(Some(file), &[]).map_err(|error| Failure::usage(error.to_string()))?;
-            Ok(loaded.config.admin_token.map(|token| token.0))
+            Ok(loaded.config.admin.token.map(|token| token.0))
         }
     }
 }

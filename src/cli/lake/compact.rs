@@ -120,7 +120,8 @@ pub(super) async fn compact(args: &CompactArgs, lake: &Lake) -> Result<(), Failu
 async fn one(lake: &Lake, candidate: &Candidate, bar: &ProgressBar) -> Result<CompactionOutcome, WarehouseError> {
     let (reported, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
     loop {
-        let outcome = lake.warehouse.compact(&candidate.partition, &lake.settings, progress_on(bar, &reported)).await;
+        let outcome =
+            lake.warehouse.compact(&candidate.partition, &lake.settings.compaction, progress_on(bar, &reported)).await;
         if matches!(outcome, Ok(CompactionOutcome::Busy)) && began.elapsed() < LEASE_WAIT_MAX {
             tokio::time::sleep(LEASE_POLL_PAUSE).await;
             continue;
@@ -149,7 +150,7 @@ fn report(totals: &Totals) -> String {
 }
 
 fn nothing_due(status: &LakeStatus, lake: &Lake) -> String {
-    let (files_min, age_min) = (lake.settings.files_min, lake.settings.age_min);
+    let (files_min, age_min) = (lake.settings.compaction.files_min, lake.settings.compaction.age_min);
     let mut text = "no partition is due\n".to_owned();
     if status.small_files > 0 {
         text.push_str(&format!(

@@ -129,8 +129,12 @@ pub(super) async fn erase(args: &EraseArgs, lake: &Lake) -> Result<(), Failure> 
             files_written: erased.files_written,
             rows_removed: erased.rows_erased,
             files_waiting: erased.files_waiting,
-            old_files_gone_by: if waits { after(lake.vacuum_retention) } else { Some(finished_at) },
-            old_commits_gone_by: if erased.files_replaced > 0 { after(lake.log_retention) } else { Some(finished_at) },
+            old_files_gone_by: if waits { after(lake.settings.vacuum_retention) } else { Some(finished_at) },
+            old_commits_gone_by: if erased.files_replaced > 0 {
+                after(lake.settings.delta.retention)
+            } else {
+                Some(finished_at)
+            },
         },
         is_complete: left.is_empty(),
         left,
@@ -189,8 +193,10 @@ async fn erase_one(lake: &Lake, person: &Person, found: &PersonalFiles, bar: &Pr
     let (began, mut attempt) = (Instant::now(), 1);
     let reported = Arc::new(AtomicU64::new(0));
     loop {
-        let outcome =
-            lake.warehouse.erase(&found.partition, &person.id, &lake.settings, progress_on(bar, &reported)).await;
+        let outcome = lake
+            .warehouse
+            .erase(&found.partition, &person.id, &lake.settings.compaction, progress_on(bar, &reported))
+            .await;
         match outcome.map_err(|error: WarehouseError| error.to_string())? {
             ErasureOutcome::Done(erased) => return Ok(erased),
             ErasureOutcome::Busy if began.elapsed() < LEASE_WAIT_MAX => tokio::time::sleep(LEASE_POLL_PAUSE).await,

@@ -43,7 +43,7 @@ struct Totals {
 }
 
 pub(super) async fn expire(args: &ExpireArgs, lake: &Lake) -> Result<(), Failure> {
-    let Some(retention) = &lake.retention else {
+    let Some(retention) = &lake.settings.retention else {
         return output::print("nothing is removed: warehouse_retention is not set, so everything is kept for ever\n");
     };
     let mut totals = Totals::default();
@@ -81,7 +81,7 @@ async fn look(lake: &Lake, app_id: Option<&str>) -> Result<OldPartitions, Failur
 
 /// Removes one partition; waits while another worker has its lease.
 async fn one(lake: &Lake, old: &OldPartition) -> Result<ExpiryOutcome, WarehouseError> {
-    let (began, retention) = (Instant::now(), lake.retention.clone().unwrap_or_default());
+    let (began, retention) = (Instant::now(), lake.settings.retention.clone().unwrap_or_default());
     loop {
         let expiry = lake.warehouse.expire(old, &retention).await;
         if !matches!(expiry, Ok(ExpiryOutcome::Busy)) || began.elapsed() >= LEASE_WAIT_MAX {

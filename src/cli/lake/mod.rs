@@ -77,7 +77,7 @@ pub fn execute(args: &Args) -> Result<(), Failure> {
         Command::Status(args) => args.layers().clone(),
     };
     let loaded = layers.load()?;
-    telemetry::start_logs(loaded.config.log_level, loaded.config.log_format);
+    telemetry::start_logs(loaded.config.process.log_level, loaded.config.process.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

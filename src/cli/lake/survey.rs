@@ -16,7 +16,7 @@ pub(super) async fn survey(lake: &Lake, filter: &PartitionFilter) -> Result<Lake
         progress.tick();
         true
     };
-    let status = lake.warehouse.survey(&lake.settings, filter, show).await;
+    let status = lake.warehouse.survey(&lake.settings.compaction, filter, show).await;
     bar.finish_and_clear();
     status.map_err(|error| failed(&error))
 }
@@ -27,7 +27,7 @@ pub(super) async fn old_partitions(
     app_id: Option<&str>,
     bar: ProgressBar,
 ) -> Result<OldPartitions, Failure> {
-    let Some(retention) = &lake.retention else { return Ok(OldPartitions::default()) };
+    let Some(retention) = &lake.settings.retention else { return Ok(OldPartitions::default()) };
     let progress = bar.clone();
     let show = move |found: &OldPartitions| {
         progress.set_message(format!("{} partitions are too old", found.partitions.len()));

@@ -29,7 +29,7 @@ pub(super) async fn vacuum(lake: &Lake) -> Result<(), Failure> {
         progress.tick();
         true
     };
-    let done = lake.warehouse.vacuum(&lake.settings, lake.vacuum_retention, show).await;
+    let done = lake.warehouse.vacuum(&lake.settings.compaction, lake.settings.vacuum_retention, show).await;
     bar.finish_and_clear();
     let Vacuumed { files, bytes, orphans, waiting } = done.map_err(|error| failed(&error))?;
     output::print(&format!(

@@ -2,3 +2,4 @@
 
 pub(crate) mod origins;
 pub(crate) mod pages;
+pub(crate) mod settings;

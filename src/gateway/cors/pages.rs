@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 
 use super::origins::{Allowed, Origins};
+use super::settings::CorsSettings;
 use crate::http::{Problem, header_values, own_origin};
 use crate::metrics;
 
@@ -26,19 +27,6 @@ const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
 const VARY_PREFLIGHT: HeaderValue = HeaderValue::from_static(
     "Origin, Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network",
 );
-
-/// What web pages may do.
-#[derive(Clone, Debug, Default)]
-pub struct CorsSettings {
-    /// Each `*`, `https://app.example.com:8443` or `https://*.example.com`, in lower case. If empty, only pages of the
-    /// gateway's own origin are allowed.
-    pub origins: Vec<String>,
-    pub methods: Vec<String>,
-    pub request_headers: Vec<String>,
-    pub exposed_headers: Vec<String>,
-    pub credentials: bool,
-    pub max_age_seconds: u64,
-}
 
 /// The settings as header values.
 pub(crate) struct Cors {

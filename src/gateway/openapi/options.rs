@@ -23,7 +23,8 @@ pub struct DocumentOptions {
 }
 
 impl DocumentOptions {
-    pub(crate) fn of(settings: &Settings) -> Self {
+    /// API keys are required if the gateway has some.
+    pub fn of(settings: &Settings) -> Self {
         Self {
             keys: matches!(settings.access, Access::Keys(_)),
             quarantine: settings.quarantine_bytes_max.is_some(),

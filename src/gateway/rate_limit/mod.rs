@@ -3,4 +3,5 @@
 pub(crate) mod fields;
 pub(crate) mod limits;
 pub(crate) mod rate;
+pub(crate) mod settings;
 pub(crate) mod table;

@@ -25,6 +25,10 @@ const LIST_BYTES_MAX: usize = 4 * 1024;
 pub struct TrustedProxies(pub Networks);
 
 impl TrustedProxies {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The address of the client behind a peer.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !self.trusts(peer) {

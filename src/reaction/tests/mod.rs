@@ -56,7 +56,7 @@ impl World {
 
     async fn over_postgres(server: &PostgresServer) -> Self {
         let settings = PostgresSettings {
-            url: Some(server.url(&server.database())),
+            url: Some(server.url(&server.database()).into()),
             host: String::new(),
             port: 5432,
             user: String::new(),
@@ -69,7 +69,7 @@ impl World {
             connection_lifetime_max: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(10),
             statement_timeout: Duration::from_secs(30),
-            secrets_key: Some("0f".repeat(32)),
+            secrets_key: Some("0f".repeat(32).into()),
             secrets_key_replaced: false,
             migrate: false,
         };

@@ -5,13 +5,14 @@ use std::time::Duration;
 use super::address::AllowedNetworks;
 use super::tls::TlsFiles;
 use crate::base::backoff::Backoff;
+use crate::base::settings::{self, Reader};
 use crate::base::supervisor::StopBudget;
 
 /// How long a claimed delivery may wait for its request, in addition to one preceding request and its own.
 const CLAIM_SPARE: Duration = Duration::from_secs(5);
 
 /// The lease of a claim when a request may take `request_timeout`.
-pub fn claim_lease(request_timeout: Duration) -> Duration {
+fn claim_lease(request_timeout: Duration) -> Duration {
     2 * request_timeout + CLAIM_SPARE
 }
 
@@ -43,20 +44,50 @@ pub struct DispatcherSettings {
     pub stop_budget: StopBudget,
 }
 
-impl Default for DispatcherSettings {
-    fn default() -> Self {
+impl DispatcherSettings {
+    /// `loopback`: whether webhooks may reach services of this machine unless the settings say otherwise.
+    pub fn read(from: &mut Reader<'_>, loopback: bool) -> Self {
+        let request_timeout = from.get("dispatcher_request_timeout");
+        let unset = || if loopback { AllowedNetworks::loopback() } else { AllowedNetworks::default() };
+        let allowed_networks = from.optional("webhook_allowed_networks").map_or_else(unset, AllowedNetworks);
+        let backoff = Backoff {
+            initial: from.get("dispatcher_initial_backoff"),
+            multiplier: from.get("dispatcher_backoff_multiplier"),
+            max: from.get("dispatcher_max_backoff"),
+        };
+        if backoff.max < backoff.initial {
+            from.refuse("dispatcher_max_backoff", "at least dispatcher_initial_backoff");
+        }
+        let tls = TlsFiles {
+            ca: from.optional("webhook_ca_file"),
+            client_certificate: from.optional("webhook_client_cert_file"),
+            client_key: from.optional("webhook_client_key_file"),
+        };
+        if tls.client_certificate.is_some() != tls.client_key.is_some() {
+            let missing = match tls.client_key {
+                None => "webhook_client_key_file",
+                Some(_) => "webhook_client_cert_file",
+            };
+            from.refuse(missing, "set together with the other of the two files, or neither");
+        }
         Self {
-            workers: 256,
-            poll_interval: Duration::from_secs(5),
-            batch_size: 256,
-            backoff: Backoff { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(300) },
+            workers: from.get("dispatcher_workers"),
+            poll_interval: from.get("dispatcher_poll_interval"),
+            batch_size: from.get("dispatcher_batch_size"),
+            backoff,
             retry_after_max: Duration::from_secs(3_600),
-            request_timeout: Duration::from_secs(30),
-            lease: Duration::from_secs(120),
+            request_timeout,
+            lease: claim_lease(request_timeout),
             endpoint_concurrency_max: 16,
-            tls: TlsFiles::default(),
-            allowed_networks: AllowedNetworks::default(),
+            tls,
+            allowed_networks,
             stop_budget: Duration::from_secs(10).into(),
         }
+    }
+}
+
+impl Default for DispatcherSettings {
+    fn default() -> Self {
+        settings::defaults(|from| Self::read(from, false))
     }
 }

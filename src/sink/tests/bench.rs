@@ -9,11 +9,11 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::supervisor::Tasks;
-use crate::bus::{Batch, Bus, ConsumerSpec, Delivery, EmbeddedSettings, Subscription};
+use crate::bus::{Batch, Bus, ConsumerSpec, Delivery, EmbeddedSettings, SINK_CONSUMER, Subscription};
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{EventEnvelope, ScreenView};
 use crate::event::subject::write_event_subject;
-use crate::sink::worker::{CONSUMER, FILTER};
+use crate::sink::worker::FILTER;
 use crate::sink::{Settings, SinkError, SinkStatus};
 use crate::warehouse::{Warehouse, scan_ids};
 
@@ -75,7 +75,7 @@ impl Bench {
     /// Fetches all messages of the stream as the sink's consumer.
     pub(super) async fn fetch(&self, count: usize, ack_wait: Duration) -> (Vec<Delivery>, Subscription) {
         let spec = ConsumerSpec {
-            name: CONSUMER.into(),
+            name: SINK_CONSUMER.into(),
             filter: FILTER.into(),
             matches_most: false,
             coarse_acks: false,

@@ -21,7 +21,7 @@ async fn a_slow_look_up_is_not_held_against_the_messages() {
     let server = S3Server::start();
     let proxy = Proxy::start(server.port());
     let slow = ObjectSettings {
-        endpoint: Some(format!("http://127.0.0.1:{}", proxy.port())),
+        endpoint: Some(format!("http://127.0.0.1:{}", proxy.port()).into()),
         silence_max: PATIENCE * 2,
         ..objects(&server)
     };

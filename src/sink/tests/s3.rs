@@ -287,13 +287,13 @@ async fn a_wrong_setting_is_named() {
     };
     let (kind, text) = refused(ObjectSettings { bucket: Some("nowhere".to_owned()), ..right.clone() }).await;
     assert!(kind == WarehouseErrorKind::Refused && text.contains("s3_bucket"), "{kind:?} {text}");
-    let (kind, text) = refused(ObjectSettings { secret_access_key: Some("wrong".to_owned()), ..right.clone() }).await;
+    let (kind, text) = refused(ObjectSettings { secret_access_key: Some("wrong".into()), ..right.clone() }).await;
     assert!(kind == WarehouseErrorKind::Refused && text.contains("s3_secret_access_key"), "{kind:?} {text}");
     let (kind, text) = refused(ObjectSettings { access_key_id: Some("nobody".to_owned()), ..right.clone() }).await;
     assert!(kind == WarehouseErrorKind::Refused && text.contains("s3_access_key_id"), "{kind:?} {text}");
     let closed = format!("http://127.0.0.1:{}", crate::services::free_port());
-    let (kind, text) = refused(ObjectSettings { endpoint: Some(closed), ..right.clone() }).await;
+    let (kind, text) = refused(ObjectSettings { endpoint: Some(closed.into()), ..right.clone() }).await;
     assert!(kind == WarehouseErrorKind::Unavailable && text.contains("s3_endpoint"), "{kind:?} {text}");
-    let (_, text) = refused(ObjectSettings { url: Some("ftp://x/y".to_owned()), ..right }).await;
+    let (_, text) = refused(ObjectSettings { url: Some("ftp://x/y".into()), ..right }).await;
     assert!(text.contains("warehouse_url"), "{text}");
 }

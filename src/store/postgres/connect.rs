@@ -20,6 +20,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::silence::StaleCutoff;
 use crate::base::errors::chain;
+use crate::base::settings::Setting as _;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::settings::{PostgresSettings, SslMode};
 
@@ -81,7 +82,7 @@ impl Connector {
             config.dbname(&settings.database);
         }
         if let (None, Some(password)) = (config.get_password(), &settings.password) {
-            config.password(password);
+            config.password(password.as_bytes());
         }
         let ssl_mode = ssl_mode.unwrap_or(settings.ssl_mode);
         config
@@ -155,8 +156,8 @@ fn split_ssl_mode(url: &str) -> Result<(String, Option<SslMode>), StoreError> {
     for pair in query.split('&') {
         match pair.strip_prefix("sslmode=") {
             Some(text) => {
-                let known = SslMode::parse(text);
-                mode = Some(known.ok_or_else(|| {
+                let known = if text == "allow" { Ok(SslMode::Prefer) } else { SslMode::parse(text) };
+                mode = Some(known.map_err(|_| {
                     refused(
                         "sslmode in database_url is not one of disable, prefer, require, verify-ca, verify-full"
                             .to_owned(),

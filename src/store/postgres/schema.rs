@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(store.webhook("ops").await.unwrap().unwrap(), webhook);
         store.close().await;
         assert_eq!(server.sql(&database, "SELECT url FROM webhooks"), "https://ops.example.com/?token=***");
-        for other in [keyless, PostgresSettings { secrets_key: Some("f0".repeat(32)), ..settings.clone() }] {
+        for other in [keyless, PostgresSettings { secrets_key: Some("f0".repeat(32).into()), ..settings.clone() }] {
             let error = Store::connect_postgres(other).await.err().unwrap();
             let text = chain(&error);
             assert!(error.kind == StoreErrorKind::Refused && text.contains("secrets_key"), "{text}");
@@ -218,11 +218,11 @@ mod tests {
     #[test]
     fn a_password_with_an_at_sign_is_not_taken_for_a_host() {
         let server = cluster();
-        let url = Some("postgres://u:hunt@hunter2@127.0.0.1:1/db".to_owned());
+        let url = Some("postgres://u:hunt@hunter2@127.0.0.1:1/db".into());
         let error = Connector::of(&PostgresSettings { url, ..settings(&server, "db") }).err().unwrap();
         let text = chain(&error);
         assert!(text.contains("database_url") && text.contains("%40") && !text.contains("hunt"), "{text}");
-        let url = Some("postgres://u:hunt/er?2@127.0.0.1:1/db".to_owned());
+        let url = Some("postgres://u:hunt/er?2@127.0.0.1:1/db".into());
         assert!(Connector::of(&PostgresSettings { url, ..settings(&server, "db") }).is_ok());
     }
 
@@ -244,7 +244,7 @@ mod tests {
         let server = cluster();
         let settings = settings(&server, &server.database());
         Store::connect_postgres(settings.clone()).await.unwrap().close().await;
-        let other = PostgresSettings { secrets_key: Some("f0".repeat(32)), ..settings.clone() };
+        let other = PostgresSettings { secrets_key: Some("f0".repeat(32).into()), ..settings.clone() };
         let error = Store::connect_postgres(other.clone()).await.err().unwrap();
         assert!(error.kind == StoreErrorKind::Refused && chain(&error).contains("secrets_key"), "{}", chain(&error));
         let replaced = PostgresSettings { secrets_key_replaced: true, ..other.clone() };
@@ -275,8 +275,10 @@ mod tests {
         server.sql(&database, "CREATE ROLE reader LOGIN PASSWORD 'r'; REVOKE CREATE ON SCHEMA public FROM PUBLIC");
         let url = server.url(&database);
         let (scheme, host) = (url.split("://").next().unwrap(), url.rsplit('@').next().unwrap());
-        let reader =
-            PostgresSettings { url: Some(format!("{scheme}://reader:r@{host}")), ..settings(&server, &database) };
+        let reader = PostgresSettings {
+            url: Some(format!("{scheme}://reader:r@{host}").into()),
+            ..settings(&server, &database)
+        };
         for error in [migrate(reader.clone()).await.unwrap_err(), Store::connect_postgres(reader).await.err().unwrap()]
         {
             let text = std::error::Error::source(&error).unwrap().to_string();

@@ -31,7 +31,7 @@ pub(super) fn cluster() -> Arc<PostgresServer> {
 
 pub(super) fn settings(server: &PostgresServer, database: &str) -> PostgresSettings {
     PostgresSettings {
-        url: Some(server.url(database)),
+        url: Some(server.url(database).into()),
         host: String::new(),
         port: 5432,
         user: String::new(),
@@ -44,7 +44,7 @@ pub(super) fn settings(server: &PostgresServer, database: &str) -> PostgresSetti
         connection_lifetime_max: Duration::from_secs(300),
         connect_timeout: Duration::from_secs(10),
         statement_timeout: Duration::from_secs(30),
-        secrets_key: Some("0f".repeat(32)),
+        secrets_key: Some("0f".repeat(32).into()),
         secrets_key_replaced: false,
         migrate: false,
     }

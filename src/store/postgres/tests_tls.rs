@@ -81,7 +81,8 @@ async fn each_mode_encrypts_and_verifies_as_documented() {
     }
     // By name instead of address; the mode in the URL takes precedence.
     let by_name = server.url(&database).replace("127.0.0.1", "localhost") + "?sslmode=verify-full";
-    let named = PostgresSettings { url: Some(by_name), ca_file: Some(ours.file()), ..settings(&server, &database) };
+    let named =
+        PostgresSettings { url: Some(by_name.into()), ca_file: Some(ours.file()), ..settings(&server, &database) };
     check_settings(&server, named, Encrypted).await;
 
     server.present(&ours.issue("DNS:elsewhere.example"));
@@ -136,11 +137,11 @@ async fn connection_errors_name_the_setting() {
         ..right.clone()
     };
     check_settings(&server, by_parts.clone(), Refused("database_password")).await;
-    let wrong = PostgresSettings { password: Some("wrong".to_owned()), ..by_parts.clone() };
+    let wrong = PostgresSettings { password: Some("wrong".into()), ..by_parts.clone() };
     check_settings(&server, wrong, Refused("database_password")).await;
     let nowhere = PostgresSettings { database: "nowhere".to_owned(), ..by_parts.clone() };
-    let nowhere = PostgresSettings { password: Some(crate::services::postgres::PASSWORD.to_owned()), ..nowhere };
+    let nowhere = PostgresSettings { password: Some(crate::services::postgres::PASSWORD.into()), ..nowhere };
     check_settings(&server, nowhere, Refused("database_name")).await;
-    let mode = PostgresSettings { url: Some(server.url("postgres") + "?sslmode=always"), ..right };
+    let mode = PostgresSettings { url: Some((server.url("postgres") + "?sslmode=always").into()), ..right };
     check_settings(&server, mode, Refused("sslmode in database_url")).await;
 }

@@ -29,7 +29,7 @@ fn open_fresh() -> (Store, TempDir) {
 fn open(dir: &TempDir, secrets_key: Option<&str>) -> Result<Store, StoreError> {
     let settings = SqliteSettings {
         dir: dir.path().to_owned(),
-        secrets_key: secrets_key.map(str::to_owned),
+        secrets_key: secrets_key.map(Into::into),
         secrets_key_replaced: false,
     };
     let deadline = Instant::now() + LOCK_PATIENCE;
@@ -123,7 +123,7 @@ async fn a_store_in_use_is_not_opened_again() {
 fn open_replaced(dir: &TempDir, secrets_key: &str) -> Result<Store, StoreError> {
     Store::open_sqlite(SqliteSettings {
         dir: dir.path().to_owned(),
-        secrets_key: Some(secrets_key.to_owned()),
+        secrets_key: Some(secrets_key.into()),
         secrets_key_replaced: true,
     })
 }

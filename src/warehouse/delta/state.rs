@@ -7,12 +7,22 @@ use std::time::Duration;
 use super::action::Add;
 use super::path_states::PathStates;
 use super::tail::Tail;
+use crate::base::settings::Reader;
 
 /// How the log is kept.
 #[derive(Clone, Debug)]
 pub struct DeltaSettings {
     /// How long commits stay after a checkpoint made them superfluous.
     pub retention: Duration,
+}
+
+/// The latest commits must outlive a stalled process.
+const RETENTION_MIN: Duration = Duration::from_secs(3_600);
+
+impl DeltaSettings {
+    pub fn read(from: &mut Reader<'_>) -> Self {
+        Self { retention: from.duration_from("delta_log_retention", RETENTION_MIN) }
+    }
 }
 
 /// The log of one warehouse.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::base::settings::{Reader, Size};
 use crate::warehouse::Compression;
 
 /// Which files are compacted, and how files are rewritten.
@@ -20,6 +21,28 @@ pub struct CompactionSettings {
     pub row_group_rows: usize,
     /// Where files are written before they are complete, when the warehouse is an object store.
     pub scratch: PathBuf,
+}
+
+/// Smaller files would be the size of a row group.
+const TARGET_BYTES_LEAST: u64 = 1 << 20;
+/// Beyond this, readers do not split a file among themselves, and an object store does not copy it in one request.
+const TARGET_BYTES_MAX: u64 = 1 << 30;
+
+impl CompactionSettings {
+    pub fn read(from: &mut Reader<'_>) -> Self {
+        let allowed = TARGET_BYTES_LEAST..=TARGET_BYTES_MAX;
+        let target: Size =
+            from.get_if("compaction_target_size", "a size from 1MiB to 1GiB", |Size(size)| allowed.contains(size));
+        Self {
+            target_bytes: target.0,
+            files_min: from.get_if("compaction_min_files", "a whole number from 2", |count| *count >= 2),
+            age_min: from.get("compaction_min_age"),
+            keep_replaced: from.get("compaction_keep_replaced"),
+            compression: from.get("compaction_compression"),
+            row_group_rows: from.get("parquet_row_group_size"),
+            scratch: from.get::<PathBuf>("data_dir").join("compaction"),
+        }
+    }
 }
 
 /// Progress of the job on one partition.

@@ -4,21 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::client::Client;
 use super::pending::PendingPartitions;
+use super::settings::MetastoreSettings;
 use super::table::{self, Lake};
 use crate::metrics;
 use crate::warehouse::layout::Partition;
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
-
-/// Where the metastore is, and what is registered in it.
-#[derive(Clone, Debug)]
-pub struct MetastoreSettings {
-    /// `host:port` of interchangeable metastores.
-    pub addresses: Vec<String>,
-    pub database: String,
-    pub table: String,
-    /// The URI under which readers find the lake.
-    pub location: String,
-}
 
 /// The warehouse's handle on a metastore. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -18,10 +18,12 @@ mod pending;
 mod port;
 mod reconcile;
 mod registrar;
+mod settings;
 mod table;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
-pub use handle::{Metastore, MetastoreSettings};
+pub use handle::Metastore;
+pub use settings::MetastoreSettings;

@@ -1,6 +1,7 @@
 //! The methods of the warehouse that concern the metastore.
 
-use super::handle::{Metastore, MetastoreSettings};
+use super::handle::Metastore;
+use super::settings::MetastoreSettings;
 use crate::warehouse::columns::promoted::hive_columns;
 use crate::warehouse::layout::Partition;
 use crate::warehouse::layout::is_data_file;

@@ -4,39 +4,21 @@
 //! larger than a page.
 
 use std::io::Write;
-use std::str::FromStr;
 
 use bytes::Bytes;
 use parquet::basic::Compression as Codec;
 
+use crate::base::settings::choice;
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 
 /// zstd's default.
 const ZSTD_LEVEL: i32 = 3;
 const GZIP_LEVEL: u32 = 6;
 
-/// How pages are compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Compression {
-    #[default]
-    Snappy,
-    Gzip,
-    Zstd,
-    None,
-}
-
-impl FromStr for Compression {
-    type Err = &'static str;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "snappy" => Ok(Self::Snappy),
-            "gzip" => Ok(Self::Gzip),
-            "zstd" => Ok(Self::Zstd),
-            "none" => Ok(Self::None),
-            _ => Err("one of snappy, gzip, zstd, none"),
-        }
-    }
+choice! {
+    /// How pages are compressed.
+    #[derive(Default)]
+    Compression { #[default] Snappy = "snappy", Gzip = "gzip", Zstd = "zstd", None = "none" }
 }
 
 impl Compression {

@@ -31,20 +31,12 @@ use crate::base::faults;
 use crate::warehouse::handle::Shared;
 use crate::warehouse::storage::{Listed, Objects};
 
-pub use rules::RetentionRules;
+pub use rules::{RetentionRules, RetentionSettings};
 
 /// Partitions returned by one search. The next one returns further ones, once these are removed.
 const PARTITIONS_MAX: usize = 10_000;
 /// Remaining files of one partition that are named.
 const LEFT_MAX: usize = 5;
-
-/// What is removed, and how.
-#[derive(Clone, Debug, Default)]
-pub struct RetentionSettings {
-    pub rules: RetentionRules,
-    /// Keeps removed files for readers of older versions of the table, until a vacuum removes them.
-    pub keep_removed: bool,
-}
 
 /// An expired partition. Only [`Warehouse::old_partitions`] creates one.
 #[derive(Clone, Debug, PartialEq, Eq)]

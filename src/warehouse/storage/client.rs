@@ -145,7 +145,7 @@ fn s3(settings: &ObjectSettings, location: &mut StoreLocation) -> Result<AmazonS
     let region = region.or_else(|| profile.region.clone()).unwrap_or_else(|| REGION.to_owned());
     let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
     let mut endpoint = endpoint.iter().filter_map(|key| builder.get_config_value(key));
-    let endpoint = settings.endpoint.clone().or_else(|| endpoint.next());
+    let endpoint = settings.endpoint.as_deref().map(str::to_owned).or_else(|| endpoint.next());
     let path_style = settings.path_style.unwrap_or(endpoint.is_some());
     if let Some(credentials) = credentials(settings, &builder, profile)? {
         builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(credentials)));
@@ -172,7 +172,7 @@ fn credentials(
     profile: Profile,
 ) -> Result<Option<AwsCredential>, String> {
     if let (Some(key_id), Some(secret_key)) = (&settings.access_key_id, &settings.secret_access_key) {
-        return Ok(Some(AwsCredential { key_id: key_id.clone(), secret_key: secret_key.clone(), token: None }));
+        return Ok(Some(AwsCredential { key_id: key_id.clone(), secret_key: secret_key.to_string(), token: None }));
     }
     let has = |keys: &[AmazonS3ConfigKey]| keys.iter().any(|key| builder.get_config_value(key).is_some());
     if has(&[AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::SecretAccessKey]) {

@@ -3,6 +3,7 @@
 //! Everything here blocks, so call it on threads that may. Knows names and bytes, nothing of
 //! the content of a file.
 
+mod file_url;
 mod settings;
 
 mod listing;

@@ -14,7 +14,7 @@ const MESSAGES: u64 = 3_000;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_replicas_keep_nothing_that_was_erased() {
     let servers = NatsServer::start_cluster(Version::Newest);
-    let url = servers.each_ref().map(NatsServer::url).join(",");
+    let url = servers.each_ref().map(NatsServer::url).join(",").into();
     let settings = NatsSettings { url, replicas: 3, ..nats_settings(&servers[0]) };
     let began = Instant::now();
     let bus = loop {

@@ -55,12 +55,13 @@ pub(super) async fn refused(settings: NatsSettings) -> (BusErrorKind, String) {
 #[tokio::test]
 async fn impossible_settings_fail_the_start_and_are_named() {
     let server = NatsServer::start_with(Version::Newest, r#"authorization { user: a, password: "b/c" }"#);
-    let right = NatsSettings { url: format!("nats://a:b%2Fc@127.0.0.1:{}", server.port()), ..nats_settings(&server) };
+    let url = format!("nats://a:b%2Fc@127.0.0.1:{}", server.port()).into();
+    let right = NatsSettings { url, ..nats_settings(&server) };
     let (kind, text) = refused(nats_settings(&server)).await;
     assert!(kind == BusErrorKind::Refused && text.contains("nats_url"), "{kind:?} {text}");
     let (kind, text) = refused(NatsSettings { replicas: 3, ..right.clone() }).await;
     assert!(kind == BusErrorKind::Refused && text.contains("nats_stream_"), "{kind:?} {text}");
-    let nobody = format!("nats://127.0.0.1:{}", free_port());
+    let nobody = format!("nats://127.0.0.1:{}", free_port()).into();
     let timeout = Duration::from_millis(300);
     let (kind, text) = refused(NatsSettings { url: nobody, timeout, ..right.clone() }).await;
     assert!(kind == BusErrorKind::Unavailable && text.contains("nats_url"), "{kind:?} {text}");

@@ -17,7 +17,7 @@ use crate::services::nats::{NatsServer, Version};
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 fn encrypted(server: &NatsServer, ca_file: Option<PathBuf>) -> NatsSettings {
-    let url = format!("tls://127.0.0.1:{}", server.port());
+    let url = format!("tls://127.0.0.1:{}", server.port()).into();
     NatsSettings { url, ca_file, timeout: TIMEOUT, ..nats_settings(server) }
 }
 
@@ -38,7 +38,7 @@ async fn tls_is_verified_and_a_refusal_names_the_setting() {
     let users = r#"authorization { user: a, password: "b/c" }"#;
     let server = NatsServer::start_tls(Version::Newest, &ours.issue("IP:127.0.0.1,DNS:localhost"), users);
     let right = encrypted(&server, Some(ours.file()));
-    let with_user = |url: &str| NatsSettings { url: url.replace("://", "://a:b%2Fc@"), ..right.clone() };
+    let with_user = |url: &str| NatsSettings { url: url.replace("://", "://a:b%2Fc@").into(), ..right.clone() };
     works(with_user(&right.url)).await;
     works(with_user(&right.url.replace("127.0.0.1", "localhost"))).await;
     // The server requires TLS, so it is used regardless of the scheme.

@@ -15,7 +15,7 @@ use crate::services::signal;
 async fn messages_missing_on_a_replica_are_not_skipped() {
     const BATCHES: usize = 1_000;
     let servers = NatsServer::start_cluster(Version::Newest);
-    let url = servers.each_ref().map(NatsServer::url).join(",");
+    let url = servers.each_ref().map(NatsServer::url).join(",").into();
     let settings = NatsSettings { url, replicas: 3, ..nats_settings(&servers[0]) };
     let began = Instant::now();
     let bus = loop {

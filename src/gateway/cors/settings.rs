@@ -2,16 +2,74 @@
 //!
 //! Invariant: parsed values are normalized to the form that browsers send, so that the gateway compares byte by byte.
 
-use super::value::{Period, Setting};
+use std::time::Duration;
+
+use crate::base::settings::{Reader, Setting};
+
+/// What web pages may do.
+#[derive(Clone, Debug, Default)]
+pub struct CorsSettings {
+    /// Each `*`, `https://app.example.com:8443` or `https://*.example.com`, in lower case. If empty, only pages of the
+    /// gateway's own origin are allowed.
+    pub origins: Vec<String>,
+    pub methods: Vec<String>,
+    pub request_headers: Vec<String>,
+    pub exposed_headers: Vec<String>,
+    pub credentials: bool,
+    pub max_age_seconds: u64,
+}
+
+impl CorsSettings {
+    /// `None` turns CORS off.
+    pub fn read(from: &mut Reader<'_>, is_public: bool) -> Option<Self> {
+        // Any page in a browser can reach a server on the same laptop, so there each origin needs to be allowed by name.
+        let unset = || if is_public { vec!["*".to_owned()] } else { Vec::new() };
+        let is_enabled = from.get("cors_enabled");
+        let settings = Self {
+            origins: from.optional::<OriginList>("cors_allowed_origins").map_or_else(unset, |origins| origins.0),
+            methods: from.get::<Tokens>("cors_allowed_methods").0,
+            request_headers: from.get::<Tokens>("cors_allowed_headers").0,
+            exposed_headers: from.get::<Tokens>("cors_exposed_headers").0,
+            credentials: from.get("cors_allow_credentials"),
+            max_age_seconds: from.get::<Seconds>("cors_max_age").0,
+        };
+        if is_enabled && settings.credentials {
+            settings.check_names(from);
+        }
+        is_enabled.then_some(settings)
+    }
+
+    /// With credentials, `*` is no wildcard.
+    fn check_names(&self, from: &mut Reader<'_>) {
+        let any = |list: &[String]| list.iter().any(|item| item == "*");
+        if any(&self.origins) && from.is_set("cors_allowed_origins") {
+            let allowed = "origins by name or pattern where cors_allow_credentials is true: with * any page could act \
+                           for whoever visits it";
+            from.refuse("cors_allowed_origins", allowed);
+        } else if any(&self.origins) {
+            let allowed = "false, or set together with cors_allowed_origins, which is * otherwise";
+            from.refuse("cors_allow_credentials", allowed);
+        }
+        for (key, list) in [
+            ("cors_allowed_methods", &self.methods),
+            ("cors_allowed_headers", &self.request_headers),
+            ("cors_exposed_headers", &self.exposed_headers),
+        ] {
+            if any(list) {
+                from.refuse(key, "names where cors_allow_credentials is true: * is a name like others then");
+            }
+        }
+    }
+}
 
 /// Allowed origins: `*`, `https://app.example.com:8443`, or `https://*.example.com` for all subdomains.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origins(pub Vec<String>);
+pub(crate) struct OriginList(pub Vec<String>);
 
 const ORIGINS: &str = "*, or origins such as https://app.example.com, http://localhost:3000 and \
                        https://*.example.com, separated by commas; null stands for any sandboxed page and is none";
 
-impl Setting for Origins {
+impl Setting for OriginList {
     fn parse(text: &str) -> Result<Self, String> {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
         match parts.map(origin).collect::<Option<Vec<_>>>() {
@@ -62,7 +120,7 @@ fn is_host(host: &str) -> bool {
 
 /// A comma-separated list of HTTP tokens: methods or header names; `*` matches any.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tokens(pub Vec<String>);
+pub(crate) struct Tokens(pub Vec<String>);
 
 impl Setting for Tokens {
     fn parse(text: &str) -> Result<Self, String> {
@@ -86,12 +144,12 @@ fn is_token_byte(byte: u8) -> bool {
 
 /// A duration that is sent in seconds, written as `86400` or `24h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seconds(pub u64);
+pub(crate) struct Seconds(pub u64);
 
 impl Setting for Seconds {
     fn parse(text: &str) -> Result<Self, String> {
         let plain = text.trim().parse().ok();
-        let seconds = plain.or_else(|| Period::parse(text).ok().map(|period| period.0.as_secs()));
+        let seconds = plain.or_else(|| Duration::parse(text).ok().map(|period| period.as_secs()));
         seconds.map(Self).ok_or_else(|| "seconds such as 86400, or a duration such as 24h".into())
     }
 
@@ -103,6 +161,7 @@ impl Setting for Seconds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::settings::read_with;
 
     #[test]
     fn origins_are_normalized_as_browsers_send_them() {
@@ -116,9 +175,9 @@ mod tests {
             ("http://[::1]:3000,http://[::1]", "http://[::1]:3000,http://[::1]"),
             ("capacitor://localhost", "capacitor://localhost"),
         ] {
-            let origins = Origins::parse(text).unwrap();
+            let origins = OriginList::parse(text).unwrap();
             assert_eq!(origins.show(), shown, "{text}");
-            assert_eq!(Origins::parse(shown).unwrap(), origins);
+            assert_eq!(OriginList::parse(shown).unwrap(), origins);
         }
         for invalid in [
             "",
@@ -139,7 +198,7 @@ mod tests {
             "//example.com",
             "https://example.com null",
         ] {
-            assert!(Origins::parse(invalid).is_err(), "{invalid:?}");
+            assert!(OriginList::parse(invalid).is_err(), "{invalid:?}");
         }
     }
 
@@ -153,5 +212,24 @@ mod tests {
         for invalid in ["", "-1", "soon"] {
             assert!(Seconds::parse(invalid).is_err(), "{invalid:?}");
         }
+    }
+
+    #[test]
+    fn credentials_need_origins_by_name() {
+        let refused = |values: &[(&str, &str)], is_public, key: &str| {
+            let error = read_with(values, |from| CorsSettings::read(from, is_public)).unwrap_err();
+            assert!(error.contains(key), "{error}");
+        };
+        let read = |values: &[(&str, &str)], is_public| {
+            read_with(values, |from| CorsSettings::read(from, is_public)).unwrap();
+        };
+        let (on, origins) = (("CORS_ALLOW_CREDENTIALS", "true"), ("CORS_ALLOWED_ORIGINS", "https://a.test"));
+        refused(&[on, ("CORS_ALLOWED_ORIGINS", "https://a.test,*")], false, "cors_allowed_origins");
+        refused(&[on], true, "cors_allow_credentials");
+        refused(&[on, origins, ("CORS_ALLOWED_HEADERS", "*")], false, "cors_allowed_headers");
+        read(&[on, origins], true);
+        read(&[on], false);
+        read(&[on, ("CORS_ALLOWED_ORIGINS", "*"), ("CORS_ENABLED", "false")], false);
+        read(&[("CORS_ALLOWED_ORIGINS", "*"), ("CORS_ALLOWED_HEADERS", "*")], false);
     }
 }
