@@ -7,6 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use causality::base::settings::Setting as _;
 use causality::event::EventRef;
 use causality::warehouse::{
     CompactionOutcome, CompactionSettings, Compression, DeltaSettings, EncodeSettings, Encoder, Origin, Partition,
@@ -30,7 +31,7 @@ fn number(name: &str, default: usize) -> usize {
 }
 
 fn codec(name: &str) -> Compression {
-    std::env::var(name).map_or(Compression::Snappy, |text| Setting::parse(&text).expect("a codec"))
+    std::env::var(name).map_or(Compression::Snappy, |text| Compression::parse(&text).expect("a codec"))
 }
 
 fn partition() -> Partition {

@@ -41,5 +41,6 @@ pub use rules::selection::{Candidates, MatchResult};
 pub use rules::view::View;
 pub use settings::EngineSettings;
 pub use webhooks::{
-    AllowedNetworks, DispatcherSettings, TlsFiles, TlsFilesError, check_tls_files, check_webhook, run_dispatcher,
+    AllowedNetworks, DispatcherSettings, TlsFiles, TlsFilesError, check_tls_files, check_webhook, claim_lease,
+    run_dispatcher,
 };

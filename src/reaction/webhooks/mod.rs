@@ -23,5 +23,5 @@ mod outbox;
 pub use address::AllowedNetworks;
 pub use dispatcher::run_dispatcher;
 pub use endpoint::check_webhook;
-pub use settings::DispatcherSettings;
+pub use settings::{DispatcherSettings, claim_lease};
 pub use tls::{TlsFiles, TlsFilesError, check_tls_files};

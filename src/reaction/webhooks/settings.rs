@@ -12,7 +12,7 @@ use crate::base::supervisor::StopBudget;
 const CLAIM_SPARE: Duration = Duration::from_secs(5);
 
 /// The lease of a claim when a request may take `request_timeout`.
-fn claim_lease(request_timeout: Duration) -> Duration {
+pub fn claim_lease(request_timeout: Duration) -> Duration {
     2 * request_timeout + CLAIM_SPARE
 }
 

@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     fn address(url: &str) -> Result<Address, String> {
-        Address::of(&ObjectSettings { url: Some(url.to_owned()), ..ObjectSettings::default() })
+        Address::of(&ObjectSettings { url: Some(url.into()), ..ObjectSettings::default() })
     }
 
     #[test]
