@@ -36,7 +36,7 @@ pub(crate) async fn publish(bus: &Bus, events: u64) {
 /// Room for this many events.
 pub(crate) fn nats_settings(url: String, events: u64) -> NatsSettings {
     NatsSettings {
-        url,
+        url: url.into(),
         client_name: "causality-bench".to_owned(),
         credentials_file: None,
         ca_file: None,
