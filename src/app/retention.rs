@@ -3,9 +3,10 @@
 //! Invariant: every removal is in the audit log of the store, if the process has one. A record that could not be written is
 //! retried by later passes while the process lives. Any number of processes may do this on one lake.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -33,11 +34,11 @@ pub(super) struct RetentionStatus(Arc<Mutex<Option<String>>>);
 
 impl RetentionStatus {
     pub(super) fn trouble(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 
     fn set(&self, trouble: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        *self.0.lock() = trouble;
     }
 }
 

@@ -7,8 +7,9 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
 
 /// Differences below this are slewing, scheduling or a leap second.
 const STEP_MS_MIN: u64 = 2_000;
@@ -63,7 +64,7 @@ static ANY: AtomicBool = AtomicBool::new(false);
 /// Reads the monotonic clock and checks for a stall since the last call. The first call cannot notice earlier stalls.
 pub fn now() -> Instant {
     let clocks = Clocks::read();
-    let mut stalls = STALLS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut stalls = STALLS.lock();
     match &mut *stalls {
         None => *stalls = Some(Stalls::since(clocks)),
         Some(stalls) => {
@@ -86,7 +87,7 @@ pub fn between(since: Instant, now: Instant) -> Duration {
     if !ANY.load(Ordering::Acquire) {
         return elapsed;
     }
-    let stalls = STALLS.lock().unwrap_or_else(PoisonError::into_inner);
+    let stalls = STALLS.lock();
     elapsed.saturating_add(stalls.as_ref().map_or(Duration::ZERO, |stalls| stalls.after(since)))
 }
 

@@ -7,9 +7,10 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -157,11 +158,7 @@ impl Stage {
         let kept = keep_running((name, restarts_max), Box::new(start), self.0.stop.clone(), self.0.failed.clone());
         #[expect(clippy::disallowed_methods, reason = "this is the one place")]
         let handle = tokio::spawn(kept);
-        self.services().push(Service { name, handle });
-    }
-
-    fn services(&self) -> MutexGuard<'_, Vec<Service>> {
-        self.0.services.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.services.lock().push(Service { name, handle });
     }
 }
 
@@ -230,7 +227,7 @@ impl Supervisor {
             // Set once: a supervisor stops once.
             let _ = budget.deadline.set(tokio::time::Instant::now() + time);
             stop.cancel();
-            let services = std::mem::take(&mut *stage.services());
+            let services = std::mem::take(&mut *stage.0.services.lock());
             let ended = end_services(name, services, time).await;
             all_ended &= ended;
             if ended {
@@ -318,8 +315,8 @@ impl Drop for AbortOnDrop {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{Arc, Mutex};
 
     use super::*;
 
@@ -380,7 +377,7 @@ mod tests {
                     if name == "stuck" {
                         std::future::pending::<()>().await;
                     }
-                    order.lock().unwrap().push(name);
+                    order.lock().push(name);
                     Ok(())
                 }
             });
@@ -389,7 +386,7 @@ mod tests {
         let started = tokio::time::Instant::now();
         assert!(!supervisor.stop(Duration::from_secs(9)).await);
         assert_eq!(started.elapsed().as_secs(), 6, "the first left its time, the last keeps its own");
-        assert_eq!(*order.lock().unwrap(), ["first", "last"]);
+        assert_eq!(*order.lock(), ["first", "last"]);
     }
 
     /// A stage whose one service takes `takes` seconds to stop. Returns the seconds that the service believed it had.

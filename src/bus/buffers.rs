@@ -6,7 +6,8 @@
 //! interval.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 /// Records of requests on their way to the bus.
 pub(super) static RECORDS: Pool = Pool::new(8 << 20);
@@ -44,7 +45,7 @@ impl Pool {
         if bytes < BUFFER_BYTES_MIN {
             return Buffer { bytes: Vec::with_capacity(bytes), pool: self };
         }
-        let idle = self.idle().take(bytes);
+        let idle = self.idle.lock().take(bytes);
         // Few distinct sizes fit more requests; the kernel backs only written pages with memory.
         let buffer = idle.unwrap_or_else(|| Vec::with_capacity(bytes.next_power_of_two()));
         Buffer { bytes: buffer, pool: self }
@@ -52,7 +53,7 @@ impl Pool {
 
     /// Frees the buffers that were not used since the last call.
     pub(super) fn trim(&self) {
-        let mut idle = self.idle();
+        let mut idle = self.idle.lock();
         let unused = idle.unused;
         let freed: usize = idle.buffers.drain(..unused).map(|buffer| buffer.capacity()).sum();
         idle.bytes -= freed;
@@ -64,7 +65,7 @@ impl Pool {
             return;
         }
         buffer.clear();
-        let mut idle = self.idle();
+        let mut idle = self.idle.lock();
         idle.bytes += buffer.capacity();
         idle.buffers.push(buffer);
         // Recently used buffers have the size that is needed now, so the oldest are freed.
@@ -75,10 +76,6 @@ impl Pool {
         }
         idle.buffers.drain(..freed);
         idle.unused = idle.unused.saturating_sub(freed);
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Idle> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -145,15 +142,15 @@ mod tests {
         drop(again);
         drop(others);
         let kept = {
-            let idle = POOL.idle();
+            let idle = POOL.idle.lock();
             (idle.buffers.len(), idle.bytes)
         };
         assert_eq!(kept, (2, 65_536), "the oldest made room");
         let larger = POOL.take(60_000);
-        assert_eq!(POOL.idle().buffers.len(), 2, "neither has room for it");
+        assert_eq!(POOL.idle.lock().buffers.len(), 2, "neither has room for it");
         drop(larger);
         drop(POOL.take(10));
-        assert_eq!(POOL.idle().buffers.len(), 2, "small ones are not kept");
+        assert_eq!(POOL.idle.lock().buffers.len(), 2, "small ones are not kept");
     }
 
     #[test]
@@ -163,9 +160,9 @@ mod tests {
         POOL.trim();
         drop(POOL.take(20_000));
         POOL.trim();
-        assert_eq!(POOL.idle().buffers.len(), 1, "one of three was used");
+        assert_eq!(POOL.idle.lock().buffers.len(), 1, "one of three was used");
         POOL.trim();
-        let idle = POOL.idle();
+        let idle = POOL.idle.lock();
         assert_eq!((idle.buffers.len(), idle.bytes), (0, 0));
     }
 }

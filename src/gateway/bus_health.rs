@@ -5,9 +5,9 @@
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::settings::Destination;
@@ -77,20 +77,16 @@ impl BusHealth {
         let has_room = status.bytes.saturating_mul(100) < status.bytes_max.saturating_mul(TRIAL_USAGE_PERCENT_MAX);
         match &status.refused {
             None => self.mark_recovered(),
-            Some(_) if has_room && self.last_failure().elapsed() >= TRIAL_AFTER => self.mark_recovered(),
+            Some(_) if has_room && self.last_failure.lock().elapsed() >= TRIAL_AFTER => self.mark_recovered(),
             Some(reason) => self.mark_still_failing(reason),
         }
-    }
-
-    fn last_failure(&self) -> MutexGuard<'_, Instant> {
-        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // The lock makes the state change and its report to readiness one step; otherwise a stale ping result could
     // overwrite a newer one.
 
     fn mark_failing(&self, reason: &str) {
-        let mut last_failure = self.last_failure();
+        let mut last_failure = self.last_failure.lock();
         *last_failure = Instant::now();
         if !self.failing.swap(true, Relaxed) {
             tracing::warn!(reason, "bus refuses events: unready");
@@ -100,14 +96,14 @@ impl BusHealth {
     }
 
     fn mark_still_failing(&self, reason: &str) {
-        let _state = self.last_failure();
+        let _state = self.last_failure.lock();
         if self.failing.load(Relaxed) {
             self.readiness.set(COMPONENT, Err(reason.to_owned()));
         }
     }
 
     fn mark_recovered(&self) {
-        let _state = self.last_failure();
+        let _state = self.last_failure.lock();
         if self.failing.swap(false, Relaxed) {
             tracing::info!("take events again");
             self.readiness.set(COMPONENT, Ok(()));

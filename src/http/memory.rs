@@ -8,9 +8,10 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::reply::problem::Problem;
@@ -187,7 +188,7 @@ impl MemoryBudget {
 
     /// Adds a listener, whose holders can be evicted.
     pub(crate) fn add_listener(&self, listener: Weak<dyn Holders>) {
-        let mut listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = self.0.listeners.lock();
         listeners.retain(|listener| listener.strong_count() > 0);
         listeners.push(listener);
     }
@@ -270,7 +271,7 @@ impl MemoryBudget {
         }
         let goal = missing.max(account.max / EVICTION_PART).max(1);
         let listeners: Vec<_> = {
-            let listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+            let listeners = self.0.listeners.lock();
             listeners.iter().filter_map(Weak::upgrade).collect()
         };
         let mut candidates = Vec::new();

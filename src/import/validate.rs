@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use memchr::{memchr, memchr_iter};
+use parking_lot::Mutex;
 use uuid::{Builder, Uuid};
 
 use super::chunk::Chunk;
@@ -101,12 +100,12 @@ impl Validator {
                         let n = next.fetch_add(1, Ordering::Relaxed);
                         let Some((at, first_row)) = ranges.get(n) else { return };
                         let block = self.validate_block(&text, at.clone(), *first_row, &faults);
-                        *blocks[n].lock().unwrap_or_else(PoisonError::into_inner) = block;
+                        *blocks[n].lock() = block;
                     }
                 });
             }
         });
-        let blocks = blocks.into_iter().map(|block| block.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let blocks = blocks.into_iter().map(|block| block.into_inner());
         ValidatedChunk { blocks: blocks.collect(), text }
     }
 

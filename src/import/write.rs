@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Result, anyhow};
+use parking_lot::Mutex;
 use ring::digest::{SHA256, digest};
 use uuid::Builder;
 
@@ -100,7 +100,7 @@ impl ChunkWriter<'_> {
             for _ in 0..self.settings.threads.clamp(1, fresh.files.len().max(1)) {
                 scope.spawn(|| {
                     let done = self.write_some(validated, fresh, &next);
-                    let mut stored = stored.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut stored = stored.lock();
                     match (&mut *stored, done) {
                         (Ok(all), Ok(done)) => all.extend(done),
                         (Ok(_), Err(error)) => *stored = Err(error),
@@ -109,7 +109,7 @@ impl ChunkWriter<'_> {
                 });
             }
         });
-        stored.into_inner().unwrap_or_else(PoisonError::into_inner)
+        stored.into_inner()
     }
 
     fn write_some(

@@ -4,10 +4,11 @@
 //! for a long time, do not block the others.
 
 use std::mem::take;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::warehouse::{Commit, Partition, Warehouse, WarehouseError};
@@ -57,7 +58,7 @@ impl Part {
     pub(super) async fn commit(self, warehouse: &Warehouse, file: Stored) -> PendingCommit {
         let (flush, mut drained) = (self.flush.clone(), self.drained.clone());
         let place = {
-            let mut state = flush.state();
+            let mut state = flush.state.lock();
             state.commits.push(None);
             let place = state.commits.len() - 1;
             state.stored.push((place, file));
@@ -72,7 +73,7 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        let mut state = self.flush.state();
+        let mut state = self.flush.state.lock();
         state.pending -= 1;
         if state.pending == 0 {
             self.flush.drained.send_replace(true);
@@ -98,28 +99,22 @@ impl PendingCommit {
 
     async fn commit(&self) -> Result<Option<Commit>, WarehouseError> {
         let _beginning = self.flush.begin_lock.lock().await;
-        if let Some(commit) = self.flush.state().commits[self.place].clone() {
+        if let Some(commit) = self.flush.state.lock().commits[self.place].clone() {
             return Ok(Some(commit));
         }
-        let stored = take(&mut self.flush.state().stored);
+        let stored = take(&mut self.flush.state.lock().stored);
         let files = stored.iter().map(|(_, file)| file.clone()).collect();
         match self.warehouse.begin_commit(files).await {
             Ok(commit) => {
-                let mut state = self.flush.state();
+                let mut state = self.flush.state.lock();
                 stored.into_iter().for_each(|(place, _)| state.commits[place] = commit.clone());
                 Ok(commit)
             }
             Err(error) => {
-                self.flush.state().stored.extend(stored);
+                self.flush.state.lock().stored.extend(stored);
                 Err(error)
             }
         }
-    }
-}
-
-impl Flush {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

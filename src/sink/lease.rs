@@ -5,9 +5,10 @@
 //! acknowledgement wait to spare, and also once the bus may have lost the lease in a crash.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::base::clock;
@@ -64,7 +65,7 @@ impl Lease {
 
     /// Includes messages that were leased at `since`, in the same epoch of the bus connection or a later one.
     pub(super) fn include(&self, since: Instant) {
-        let mut oldest = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut oldest = self.since.lock();
         *oldest = oldest.map(|oldest| oldest.min(since));
     }
 
@@ -79,7 +80,7 @@ impl Lease {
         }
         match acker.renew(receipts).await {
             Ok(()) => {
-                *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked_at);
+                *self.since.lock() = Some(asked_at);
                 Ok(())
             }
             // The bus has restarted meanwhile.
@@ -129,12 +130,12 @@ impl Lease {
     }
 
     fn lapse(&self) -> Lapsed {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.since.lock() = None;
         Lapsed
     }
 
     fn since(&self) -> Option<Instant> {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.since.lock()
     }
 }
 

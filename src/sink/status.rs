@@ -1,8 +1,9 @@
 //! Figures of the sink's workers, for readiness and the admin API.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 /// The status of all workers. Cheap to clone; readable while the workers update it.
@@ -39,18 +40,18 @@ impl SinkStatus {
 
     /// Why the warehouse refuses files at the moment.
     pub fn trouble(&self) -> Option<String> {
-        self.lock().iter().find_map(|figures| figures.trouble.clone())
+        self.0.lock().iter().find_map(|figures| figures.trouble.clone())
     }
 
     /// Whether the sink is short of memory or waits for the warehouse. Work that can wait should.
     pub fn is_pressed(&self, bytes_max: usize) -> bool {
-        let figures = total(&self.lock());
+        let figures = total(&self.0.lock());
         figures.trouble.is_some() || figures.open_bytes + figures.writing_bytes > bytes_max / 2
     }
 
     pub fn snapshot(&self) -> Value {
-        let workers = self.lock().len();
-        let figures = total(&self.lock());
+        let workers = self.0.lock().len();
+        let figures = total(&self.0.lock());
         let oldest_ms = figures.oldest_opened_at.map(|opened_at| opened_at.elapsed().as_millis() as u64);
         json!({
             "running": figures.running,
@@ -70,27 +71,23 @@ impl SinkStatus {
 
     /// Adds a worker.
     pub(super) fn worker(&self) -> WorkerStatus {
-        let mut workers = self.lock();
+        let mut workers = self.0.lock();
         workers.push(Figures::default());
         WorkerStatus { all: self.clone(), place: workers.len() - 1 }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Figures>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl WorkerStatus {
     /// Updates this worker's figures and returns the totals.
     pub(super) fn update(&self, change: impl FnOnce(&mut Figures)) -> Figures {
-        let mut workers = self.all.lock();
+        let mut workers = self.all.0.lock();
         change(&mut workers[self.place]);
         total(&workers)
     }
 
     /// The warehouse works again: clears the trouble of all workers.
     pub(super) fn recovered(&self) {
-        self.all.lock().iter_mut().for_each(|figures| figures.trouble = None);
+        self.all.0.lock().iter_mut().for_each(|figures| figures.trouble = None);
     }
 
     /// Resets the figures of open files and uploads, and keeps the counts of stored ones.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
@@ -13,6 +13,7 @@ use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::attempts::Attempts;
@@ -158,8 +159,8 @@ impl Gate {
         };
         let hash = token.map(hash_token);
         let now = Instant::now();
-        let is_known = hash.is_some_and(|hash| lock(&self.known).contains_key(&hash));
-        let wait = if is_known { None } else { lock(&self.attempts).wait(address, now) };
+        let is_known = hash.is_some_and(|hash| self.known.lock().contains_key(&hash));
+        let wait = if is_known { None } else { self.attempts.lock().wait(address, now) };
         if let Some(wait) = wait {
             return match (token, hash) {
                 (Some(token), Some(hash)) => self.look_up_doubtful(token, hash, wait, now).await,
@@ -174,9 +175,9 @@ impl Gate {
             (Ok(identity), Some(hash)) => self.record_use(hash, identity.token_id, now).await,
             (Err(Refusal::Invalid | Refusal::Expired), hash) => {
                 if let Some(hash) = hash {
-                    lock(&self.known).remove(&hash);
+                    self.known.lock().remove(&hash);
                 }
-                lock(&self.attempts).failed(address, now);
+                self.attempts.lock().failed(address, now);
             }
             _ => {}
         }
@@ -229,7 +230,7 @@ impl Gate {
     /// Records the use of a token, once a minute.
     async fn record_use(&self, hash: TokenHash, token_id: Option<Uuid>, now: Instant) {
         let recorded = {
-            let mut known = lock(&self.known);
+            let mut known = self.known.lock();
             if known.len() >= KNOWN_MAX && !known.contains_key(&hash) {
                 known.retain(|_, recorded| now.duration_since(*recorded) < MINUTE);
                 if known.len() >= KNOWN_MAX {
@@ -377,8 +378,4 @@ fn are_equal(one: &TokenHash, other: &TokenHash) -> bool {
 pub(in crate::admin) fn peer_of(extensions: &axum::http::Extensions) -> Peer {
     let unknown = Peer { address: Ipv4Addr::UNSPECIFIED.into(), is_forwarded: false };
     extensions.get().copied().unwrap_or(unknown)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::store::{AuditEntry, AuditKind, AuditOutcome, Store};
@@ -32,7 +32,7 @@ struct Counts {
 impl RefusalLog {
     /// `token` is the name of a token whose role was too low.
     pub(in crate::admin) fn add(&self, reason: &'static str, token: Option<&str>, address: IpAddr) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.0.lock();
         *counts.reasons.entry(reason).or_default() += 1;
         if let Some(token) = token
             && (counts.tokens.len() < LISTED_MAX || counts.tokens.contains_key(token))
@@ -61,7 +61,7 @@ impl RefusalLog {
     }
 
     fn take(&self, now: Instant, interval: Option<Duration>) -> Option<AuditEntry> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.0.lock();
         let is_early = |interval| counts.written_at.is_some_and(|at| now.duration_since(at) < interval);
         if counts.reasons.is_empty() || interval.is_some_and(is_early) {
             return None;

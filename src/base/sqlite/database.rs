@@ -4,8 +4,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::error::{Fault, FileError};
@@ -69,14 +69,14 @@ impl Database {
 
     /// Remembers damage, since the read that hit it may not be repeated.
     pub fn note_damage(&self, text: impl FnOnce() -> String) {
-        self.damage.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(text);
+        self.damage.lock().get_or_insert_with(text);
     }
 
     /// Fails if stored data would not be found again, if some is damaged, or if the disk takes no writes.
     pub fn check(&self) -> Result<(), FileError> {
         self.check_fsync()?;
         self.check_files()?;
-        if let Some(text) = self.damage.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        if let Some(text) = self.damage.lock().clone() {
             return Err(FileError { fault: Fault::Corrupt, text });
         }
         self.watch.check_disk().map_err(FileError::other)

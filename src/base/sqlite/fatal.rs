@@ -5,7 +5,8 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 /// A failed fsync. Nobody knows what is on disk then, and a retry may succeed although the data is lost: Linux reports the
 /// error once and drops the pages. Only a new process reads what is really there.
@@ -46,7 +47,7 @@ impl Fatal {
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         change(&mut state);
         if let State { failed: Some(failed), handler: Some(handler) } = &*state {
             handler(failed);

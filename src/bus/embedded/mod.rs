@@ -29,11 +29,12 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use self::consumer::window::Window;
 use self::consumer::{Consumer, trial_logs};
 use self::queue::{Command, Queue};
-use self::shared::{READERS_MAX, Shared, lock, reason};
+use self::shared::{READERS_MAX, Shared, reason};
 use self::tail::Tail;
 use super::batch::{self, BATCH_BYTES_MAX, Parts};
 use super::erase::{ErasePredicate, EraseSpan, Erased};
@@ -212,7 +213,7 @@ impl Engine {
         let (first, bytes) = (shared.first.load(Ordering::Relaxed), shared.used_bytes.load(Ordering::Relaxed));
         metrics::bus_stored(bytes, shared.settings.bytes_max);
         metrics::bus_dead_letters(self.dead_letter_count());
-        let refused = lock(&shared.refused).clone();
+        let refused = shared.refused.lock().clone();
         Ok(BusStatus {
             engine: "embedded",
             messages: (head + 1).saturating_sub(first),
@@ -341,12 +342,12 @@ impl Handle {
         self.shared.queue.close();
         self.shared.closed.cancel();
         self.shared.readers.close();
-        for thread in std::mem::take(&mut *lock(&self.threads)) {
+        for thread in std::mem::take(&mut *self.threads.lock()) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the bus panicked");
             }
         }
-        lock(&self.shared.lock).take();
+        self.shared.lock.lock().take();
     }
 }
 

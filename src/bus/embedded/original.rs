@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use super::dedup::key::DedupKey;
 use super::file;
 use super::group::Group;
-use super::shared::{Shared, lock};
+use super::shared::Shared;
 use crate::bus::batch::FLAG_REPLAY;
 use crate::bus::{BusError, Original};
 
@@ -27,7 +27,7 @@ pub(super) fn find<T>(
     }
     let mut found: Vec<Option<T>> = wanted.iter().map(|_| None).collect();
     for (first_sequence, keys) in by_group {
-        let recent = lock(&shared.tail).find(first_sequence).cloned();
+        let recent = shared.tail.lock().find(first_sequence).cloned();
         let group = match recent {
             Some(group) => Some(group),
             None => file::read_groups(connection, shared.path(), first_sequence, 1)?.pop_front(),

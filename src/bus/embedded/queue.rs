@@ -3,9 +3,10 @@
 //! Invariant: the bytes queued and in the current commit never exceed `QUEUED_BYTES_MAX`; publishers wait for room
 //! first. Knows nothing of what a commit does.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::backpressure::CommitSchedule;
@@ -199,7 +200,7 @@ impl Queue {
     }
 
     pub(super) fn publish(&self, publish: Publish) -> Result<(), BusError> {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         if waiting.closed {
             return Err(BusError::new(BusErrorKind::Closed, "queue batch"));
         }
@@ -212,7 +213,7 @@ impl Queue {
 
     /// Returns the command when the queue is closed.
     pub(super) fn command(&self, command: Command) -> Result<(), Box<Command>> {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         if waiting.closed {
             return Err(Box::new(command));
         }
@@ -232,7 +233,7 @@ impl Queue {
     /// Blocks until there is work, then takes all commands that fit and batches up to `bytes_max` (at least one).
     /// Batches wait for their `schedule` unless the queue is closed. Returns `None` once it is closed and empty.
     pub(super) fn take(&self, bytes_max: usize, schedule: &CommitSchedule) -> Option<Work> {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let publishing = loop {
             let now = Instant::now();
             let publishes = waiting.publishes.len();
@@ -249,11 +250,11 @@ impl Queue {
             }
             waiting.wanted = if rest.is_zero() { 1 } else { schedule.batches };
             waiting.writer_sleeps = true;
-            waiting = if rest.is_zero() {
-                self.filled.wait(waiting).unwrap_or_else(|poisoned| poisoned.into_inner())
+            if rest.is_zero() {
+                self.filled.wait(&mut waiting);
             } else {
-                self.filled.wait_timeout(waiting, rest).unwrap_or_else(|poisoned| poisoned.into_inner()).0
-            };
+                self.filled.wait_for(&mut waiting, rest);
+            }
             waiting.writer_sleeps = false;
         };
         let mut bytes = 0;
@@ -270,7 +271,7 @@ impl Queue {
 
     /// Rejects new work; the queued work is still taken.
     pub(super) fn close(&self) {
-        self.lock().closed = true;
+        self.waiting.lock().closed = true;
         self.room.close();
         self.filled.notify_all();
     }
@@ -278,12 +279,8 @@ impl Queue {
     /// Drops the queued work, so that its callers learn that the bus is closed.
     pub(super) fn abandon(&self) {
         self.close();
-        let dropped = std::mem::take(&mut *self.lock());
-        self.lock().closed = true;
+        let dropped = std::mem::take(&mut *self.waiting.lock());
+        self.waiting.lock().closed = true;
         drop(dropped);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

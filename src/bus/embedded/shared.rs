@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -101,7 +102,7 @@ impl Shared {
 
     /// When a message was stored; for a purged message, when the next one was.
     pub(super) async fn published_at_ms(self: &Arc<Self>, sequence: u64) -> Result<Option<i64>, BusError> {
-        let recent = lock(&self.tail).find(sequence).map(|group| group.published_at_ms);
+        let recent = self.tail.lock().find(sequence).map(|group| group.published_at_ms);
         match recent {
             Some(at) => Ok(Some(at)),
             None => self.read("read group time", move |connection| file::published_at_ms(connection, sequence)).await,
@@ -115,7 +116,7 @@ impl Shared {
     }
 
     pub(super) fn consumers(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Consumer>>> {
-        lock(&self.consumers)
+        self.consumers.lock()
     }
 
     /// All consumers by name, to be locked one at a time without holding the lock on the map.
@@ -182,8 +183,4 @@ pub(super) fn reason(error: &BusError) -> String {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -3,17 +3,18 @@
 //! Invariant: nothing polls. A fetch that finds nothing sleeps until the head moves, a message is released, or the
 //! earliest deadline passes. Messages taken by a cancelled fetch stay with the subscription.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::consumer::ticks::time_of;
 use super::consumer::{Consumer, FetchOutcome, FetchRequest};
 use super::file;
 use super::queue::{Command, Resolve};
-use super::shared::{Shared, lock};
+use super::shared::Shared;
 use crate::base::clock::sleep_until;
 use crate::bus::dead_letter::DeadReason;
 use crate::bus::trials::{FATAL, TURN_MAX, TrialOutcome};
@@ -142,7 +143,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         // Its trial stays on record; the next trial need not wait.
-        lock(&self.acker.trial).take();
+        self.acker.trial.lock().take();
         // Passes on a wakeup that this subscription may have consumed.
         self.acker.consumer.wake.notify_one();
     }
@@ -177,7 +178,7 @@ impl Acker {
 
     /// Records the trial of these messages, so that no other work is blamed for its outcome.
     pub(crate) async fn begin_trial(&self, receipts: &[Receipt]) {
-        drop(lock(&self.trial).take());
+        drop(self.trial.lock().take());
         let turn = tokio::time::timeout(TURN_MAX, self.shared.trial_turn.clone().acquire_owned()).await;
         let messages: Vec<u64> = receipts.iter().map(|receipt| receipt.sequence).collect();
         let high = {
@@ -185,13 +186,13 @@ impl Acker {
             state.begin_trial(&messages);
             state.window().next() - 1
         };
-        lock(&self.trial).replace(Trial { messages, _turn: turn.ok().and_then(Result::ok) });
+        self.trial.lock().replace(Trial { messages, _turn: turn.ok().and_then(Result::ok) });
         self.record(high).await;
     }
 
     /// Does nothing when no trial is running.
     pub(crate) async fn end_trial(&self, end: TrialOutcome) {
-        let Some(trial) = lock(&self.trial).take() else { return };
+        let Some(trial) = self.trial.lock().take() else { return };
         let ended = {
             let mut state = self.consumer.lock();
             state.end_trial(&trial.messages, end).then(|| state.window().next() - 1)

@@ -12,7 +12,6 @@ use super::dead_letter::{
 };
 use super::failed::failed;
 use super::input_room::Room;
-use super::lock::lock;
 use super::shared::Shared;
 use crate::bus::input::{KeptInput, REFUSED_BY, RefusedInput};
 use crate::bus::{Batch, BusError, BusErrorKind, Published};
@@ -31,11 +30,11 @@ pub(super) async fn keep(
     shared.check_open("keep refused input")?;
     shared.link.check(&shared.client, "keep refused input")?;
     let count = inputs.len();
-    let is_old = lock(&shared.input_room).is_old(bytes_max);
+    let is_old = shared.input_room.lock().is_old(bytes_max);
     if is_old {
         refresh_room(shared).await?;
     }
-    let fits = lock(&shared.input_room).take(&inputs, bytes_max);
+    let fits = shared.input_room.lock().take(&inputs, bytes_max);
     inputs.truncate(fits);
     let mut answers = futures_util::stream::iter(inputs).map(|input| put(shared, input)).buffer_unordered(AT_ONCE_MAX);
     let (mut kept, mut failure) = (0, None);
@@ -96,7 +95,7 @@ async fn refresh_room(shared: &Shared) -> Result<(), BusError> {
     let response = tokio::time::timeout(shared.settings.timeout, shared.dead_letters.get_info()).await;
     let info = response.map_err(|_| failed("read dead letters", "NATS did not answer"))?;
     let info = info.map_err(|error| failed("read dead letters", error))?;
-    *lock(&shared.input_room) = Room { checked_at: Some(Instant::now()), bytes: info.state.bytes, since: 0 };
+    *shared.input_room.lock() = Room { checked_at: Some(Instant::now()), bytes: info.state.bytes, since: 0 };
     Ok(())
 }
 

@@ -4,7 +4,6 @@
 //! (streams, consumers, deduplication) lives on the server.
 
 mod failed;
-mod lock;
 mod shared;
 
 mod connection;
@@ -24,11 +23,12 @@ mod publish;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, context::ContextBuilder};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 

@@ -9,7 +9,6 @@ use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::State;
 
 use super::failed::failed;
-use super::lock::lock;
 use super::progress::{ConsumerProgress, durable};
 use super::shared::{Shared, unix_ms_of};
 use super::{chunks, dead_letter};
@@ -48,7 +47,7 @@ pub(super) async fn purge_acknowledged(shared: &Shared) -> Result<u64, BusError>
 
 /// Remembers the consumers that keep a filling stream from being purged, and logs them once.
 fn note_blocked(shared: &Shared, by: Option<String>) {
-    let mut held = lock(&shared.blocked_by);
+    let mut held = shared.blocked_by.lock();
     if let (Some(consumers), true) = (&by, *held != by) {
         tracing::warn!(
             consumers,
@@ -60,8 +59,8 @@ fn note_blocked(shared: &Shared, by: Option<String>) {
 
 /// Why publishing is refused, with the consumers that have not read what fills the stream.
 fn full(shared: &Shared) -> Option<String> {
-    let full = lock(&shared.full).clone()?;
-    Some(match &*lock(&shared.blocked_by) {
+    let full = shared.full.lock().clone()?;
+    Some(match &*shared.blocked_by.lock() {
         Some(consumers) => format!("{full}; not acknowledged by {consumers}"),
         None => full,
     })

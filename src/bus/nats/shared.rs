@@ -1,12 +1,13 @@
 //! The state shared by publishers, subscriptions and background tasks.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{Context, context::RequestErrorKind};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 

@@ -1,7 +1,8 @@
 //! The times at which each event was sent, acknowledged, and received as a webhook.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::histogram::Histogram;
 
@@ -46,7 +47,7 @@ impl RoundTrips {
     }
 
     pub(super) fn received(&self, number: u64, at: Instant) {
-        let mut log = self.lock();
+        let mut log = self.0.lock();
         let Some(round_trip) = log.round_trips.get_mut(number as usize) else { return };
         if round_trip.received.is_some() {
             log.repeated += 1;
@@ -57,12 +58,12 @@ impl RoundTrips {
 
     /// The number of acknowledged events whose webhook has not arrived.
     pub(super) fn missing(&self) -> u64 {
-        let log = self.lock();
+        let log = self.0.lock();
         log.round_trips.iter().filter(|f| f.acknowledged.is_some() && f.received.is_none()).count() as u64
     }
 
     pub(super) fn summary(&self) -> RoundTripSummary {
-        let log = self.lock();
+        let log = self.0.lock();
         let mut summary = RoundTripSummary { repeated: log.repeated, ..RoundTripSummary::default() };
         for round_trip in &log.round_trips {
             match (round_trip.sent, round_trip.acknowledged, round_trip.received) {
@@ -81,15 +82,11 @@ impl RoundTrips {
 
     fn each(&self, first: u64, count: usize, set: impl Fn(&mut RoundTrip)) {
         let end = (first as usize + count).min(EVENTS_MAX);
-        let mut log = self.lock();
+        let mut log = self.0.lock();
         if log.round_trips.len() < end {
             log.round_trips.resize(end, RoundTrip::default());
         }
         log.round_trips[(first as usize).min(end)..end].iter_mut().for_each(set);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Log> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

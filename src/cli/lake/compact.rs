@@ -1,12 +1,13 @@
 //! `causality lake compact`: merges small files into few large ones.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures_util::{StreamExt as _, stream};
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use super::partitions::{LEASE_POLL_PAUSE, LEASE_WAIT_MAX, app_id, concurrent_partitions, failed};
 use super::progress::{bar, progress_on};
@@ -100,14 +101,14 @@ pub(super) async fn compact(args: &CompactArgs, lake: &Lake) -> Result<(), Failu
         let partition = &candidate.partition;
         bar.set_message(partition.to_string());
         let done = one(lake, candidate, &bar).await;
-        let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut totals = totals.lock();
         match done {
             Ok(outcome) => totals.add(partition, outcome),
             Err(error) => totals.problems.push(format!("{partition}: {error}")),
         }
     };
     stream::iter(&status.candidates).for_each_concurrent(concurrent_partitions(), work).await;
-    let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let totals = totals.into_inner();
     bar.finish_and_clear();
     output::print(&report(&totals))?;
     if totals.problems.is_empty() {

@@ -3,13 +3,14 @@
 //! Invariant: the lake comes last, after the running processes report that no event of the person is still on its way
 //! there. Every step can be repeated: an erasure that was stopped starts over and finds less to do.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 use indicatif::{HumanBytes, HumanCount, ProgressBar};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::partitions::{LEASE_POLL_PAUSE, LEASE_WAIT_MAX, app_id, concurrent_partitions, failed};
@@ -175,7 +176,7 @@ async fn erase_all(lake: &Lake, person: &Person, found: &[PersonalFiles], left: 
     let one = async |found: &PersonalFiles| {
         bar.set_message(found.partition.to_string());
         let done = erase_one(lake, person, found, &bar).await;
-        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = all.lock();
         match done {
             Ok(erased) => all.0.add(erased),
             Err(why) => all.1.push(format!("{}: {why}", found.partition)),
@@ -183,7 +184,7 @@ async fn erase_all(lake: &Lake, person: &Person, found: &[PersonalFiles], left: 
     };
     stream::iter(found).for_each_concurrent(concurrent_partitions(), one).await;
     bar.finish_and_clear();
-    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = all.lock();
     left.append(&mut all.1);
     std::mem::take(&mut all.0)
 }

@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use parking_lot::{Mutex, RwLock};
 use subtle::ConstantTimeEq as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +89,7 @@ impl KeyRing {
     /// Looks up a key by its hash, and records its use at `now`.
     pub(crate) fn find(&self, hash: &KeyHash, now: Instant) -> Result<Arc<KnownKey>, KeyLookupError> {
         let ring = &*self.0;
-        let found = ring.keys.read().unwrap_or_else(PoisonError::into_inner).get(&prefix(hash)).cloned();
+        let found = ring.keys.read().get(&prefix(hash)).cloned();
         let Some(key) = found.filter(|key| bool::from(key.hash.ct_eq(hash))) else {
             return Err(if ring.read.load(Relaxed) { KeyLookupError::NoSuchKey } else { KeyLookupError::NotLoaded });
         };
@@ -178,13 +179,13 @@ impl KeyRing {
     }
 
     fn write_keys(&self, change: impl FnOnce(&mut Keys)) {
-        change(&mut self.0.keys.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.0.keys.write());
     }
 
     fn report_loaded(&self) {
         let readiness = &self.0.readiness;
         readiness.set(COMPONENT, Ok(()));
-        let count = self.0.keys.read().unwrap_or_else(PoisonError::into_inner).len() as u64;
+        let count = self.0.keys.read().len() as u64;
         metrics::gateway_api_keys(count);
         let warning = match count {
             0 => {
@@ -208,7 +209,7 @@ impl KeyRing {
     }
 
     fn record_use(&self, id: Uuid, minute_ms: i64) {
-        let mut used = self.used();
+        let mut used = self.0.used.lock();
         let first = used.is_empty();
         if (used.len() as u64) < KEYS_MAX {
             used.insert(id, minute_ms);
@@ -241,11 +242,11 @@ impl KeyRing {
     }
 
     async fn flush_uses(&self) -> Result<(), StoreError> {
-        let taken: Vec<(Uuid, i64)> = std::mem::take(&mut *self.used()).into_iter().collect();
+        let taken: Vec<(Uuid, i64)> = std::mem::take(&mut *self.0.used.lock()).into_iter().collect();
         for (index, batch) in taken.chunks(USED_BATCH).enumerate() {
             if let Err(error) = self.0.store.record_key_use(batch).await {
                 tracing::debug!(error = chain(&error), "the last use of keys could not be noted");
-                let mut used = self.used();
+                let mut used = self.0.used.lock();
                 for (id, minute_ms) in &taken[index * USED_BATCH..] {
                     used.entry(*id).or_insert(*minute_ms);
                 }
@@ -253,10 +254,6 @@ impl KeyRing {
             }
         }
         Ok(())
-    }
-
-    fn used(&self) -> MutexGuard<'_, HashMap<Uuid, i64>> {
-        self.0.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

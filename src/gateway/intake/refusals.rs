@@ -3,8 +3,9 @@
 //! Invariants: refusals cost accepted events nothing; however many events are refused, the log gets at most one line
 //! per reason in [`LOG_INTERVAL`]. A line has the reason, the pointer and ids, but never content.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::outcome::{ItemOutcome, ItemOutcomes};
 use crate::bus::BusErrorKind;
@@ -87,7 +88,7 @@ impl Refusals {
     fn add(&self, index: usize, count: u64, first: Option<&FieldError>, exchange: &Exchange) {
         self.counters.add(index, count);
         // Another thread is already writing the line.
-        let Ok(mut log_state) = self.log_state[index].try_lock() else { return };
+        let Some(mut log_state) = self.log_state[index].try_lock() else { return };
         let Some(more) = log_state.due(count, Instant::now()) else { return };
         drop(log_state);
         tracing::info!(

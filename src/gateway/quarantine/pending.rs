@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
 use tokio::sync::Semaphore;
 
@@ -103,6 +103,6 @@ impl Quarantine {
     }
 
     pub(super) fn failed_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.failed_at.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failed_at.lock()
     }
 }

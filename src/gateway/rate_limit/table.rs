@@ -6,9 +6,9 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::{Mutex, PoisonError};
 
 use hashbrown::HashTable;
+use parking_lot::Mutex;
 
 use super::rate::{Bucket, Quota};
 
@@ -70,7 +70,7 @@ impl Table {
         let hash = self.hasher.hash_one(id);
         // The hash tables of the parts use the lowest and the highest bits.
         let part = &self.parts[(hash >> 32) as usize % self.parts.len()];
-        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut part = part.lock();
         let at = match part.find(&id, hash) {
             Some(at) => at,
             None => part.insert(Caller::new(id, quotas), hash, &self.hasher),
@@ -82,7 +82,7 @@ impl Table {
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.parts.iter().map(|part| part.lock().unwrap().callers.len()).sum()
+        self.parts.iter().map(|part| part.lock().callers.len()).sum()
     }
 }
 
@@ -209,7 +209,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         assert!(table.len() < 3_000, "{} of 20,000 callers are kept", table.len());
-        let room: usize = table.parts.iter().map(|part| part.lock().unwrap().callers.capacity()).sum();
+        let room: usize = table.parts.iter().map(|part| part.lock().callers.capacity()).sum();
         assert!(room < 64 * 256, "{room}");
     }
 
@@ -263,7 +263,7 @@ mod tests {
             // With both buckets.
             assert!(take(&table, number, WITH_EVENTS, 1));
         }
-        let part = table.parts[0].lock().unwrap();
+        let part = table.parts[0].lock();
         assert_eq!(part.callers.len(), PART_CALLERS_MAX);
         let callers = part.callers.capacity() * size_of::<Caller>();
         let events = part.callers.len() * (size_of::<Bucket>() + BLOCK_BYTES);

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::watch::Watch;
@@ -144,12 +145,12 @@ impl Share {
     }
 
     pub(crate) fn leave_unread(&self, body: Incoming) {
-        *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        *self.unread.lock() = Some(body);
     }
 
     /// Takes the unread rest of the body, and releases the memory of the part that was read.
     pub(crate) fn take_unread(&self) -> Option<Incoming> {
-        let unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let unread = self.unread.lock().take()?;
         let held = self.bytes.load(Relaxed).min(self.base);
         let _ = self.adjust(held, 0, false);
         self.release_body();

@@ -4,12 +4,13 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -54,7 +55,7 @@ impl Leftover {
     /// Closing a socket with unread data makes the kernel send a reset, which can overtake the reply. Discards incoming
     /// data until the client has read the reply and closed.
     pub(crate) async fn close(self) {
-        let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let left = self.0.lock().take();
         let Some((mut socket, last_bytes)) = left else { return };
         let closing = async {
             if !last_bytes.is_empty() {
@@ -191,7 +192,7 @@ impl Drop for WatchedStream {
     fn drop(&mut self) {
         if (self.watch.leaves_unread() || !self.last_bytes.is_empty()) && !self.watch.is_cut() {
             let left = self.socket.take().map(|socket| (socket, std::mem::take(&mut self.last_bytes)));
-            *self.leftover.0.lock().unwrap_or_else(PoisonError::into_inner) = left;
+            *self.leftover.0.lock() = left;
         }
     }
 }

@@ -5,11 +5,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::http::limits::Limits;
@@ -262,12 +263,12 @@ impl Watch {
     }
 
     pub(crate) fn list(&self, share: Weak<dyn Holder>) {
-        self.listed().shares.push(share);
+        self.listed.lock().shares.push(share);
         self.shares.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn reply_began(&self, era: &AtomicU32) {
-        let mut listed = self.listed();
+        let mut listed = self.listed.lock();
         era.store(listed.era + 1, Relaxed);
         listed.next_replies += 1;
         if listed.turn() {
@@ -277,7 +278,7 @@ impl Watch {
 
     pub(crate) fn unlist(&self, share: &dyn Holder, era: u32) {
         let now = self.now();
-        let mut listed = self.listed();
+        let mut listed = self.listed.lock();
         if let Some(index) = listed.shares.iter().position(|other| std::ptr::addr_eq(other.as_ptr(), share)) {
             listed.shares.swap_remove(index);
             self.shares.fetch_sub(1, Relaxed);
@@ -322,7 +323,7 @@ impl Watch {
     /// Appends the holders of this connection that the process waits for.
     pub(crate) fn candidates(self: &Arc<Self>, candidates: &mut Vec<Candidate>) {
         // Released outside the lock, because dropping a share takes the lock.
-        let shares: Vec<_> = self.listed().shares.iter().filter_map(Weak::upgrade).collect();
+        let shares: Vec<_> = self.listed.lock().shares.iter().filter_map(Weak::upgrade).collect();
         let own: Option<Arc<dyn Holder>> = if shares.is_empty() { Some(Arc::clone(self) as _) } else { None };
         let waiting = |holder: Arc<dyn Holder>| holder.waits_since().map(|since| Candidate { since, holder });
         candidates.extend(own.into_iter().chain(shares).filter_map(waiting));
@@ -342,10 +343,6 @@ impl Watch {
             && !self.multiplexed.load(Relaxed)
             && self.is_flushed()
             && self.holds_nothing()
-    }
-
-    fn listed(&self) -> MutexGuard<'_, Listed> {
-        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the clock once for a whole poll of the connection: a poll takes well under a millisecond, but needs the

@@ -1,10 +1,11 @@
 //! TLS handshakes: from an accepted connection to an encrypted one.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -103,7 +104,7 @@ impl Handshakes {
     }
 
     fn try_acquire(&self, watch: &Arc<Watch>) -> Option<Slot<'_>> {
-        let mut in_progress = self.lock();
+        let mut in_progress = self.0.lock();
         if in_progress.watches.len() >= HANDSHAKES_MAX {
             let slow = *in_progress.watches.iter().find(|(_, watch)| is_slow(watch))?.0;
             if let Some(slow) = in_progress.watches.remove(&slow) {
@@ -116,14 +117,10 @@ impl Handshakes {
         in_progress.watches.insert(id, Arc::clone(watch));
         Some(Slot { handshakes: self, id })
     }
-
-    fn lock(&self) -> MutexGuard<'_, InProgress> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.handshakes.lock().watches.remove(&self.id);
+        self.handshakes.0.lock().watches.remove(&self.id);
     }
 }

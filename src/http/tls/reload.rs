@@ -3,8 +3,9 @@
 //! Invariant: open connections keep the certificate that they began with.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 
 use super::certificate::{Contents, Validity};
@@ -71,7 +72,7 @@ impl Tls {
         let read = Contents::read(&self.0.files);
         let digest = read.as_ref().map_or_else(TlsError::digest, Contents::digest);
         let seen_before = {
-            let mut current = self.current();
+            let mut current = self.0.current.lock();
             if current.in_use == digest {
                 current.broken = None;
                 return Reload::Unchanged;
@@ -82,7 +83,7 @@ impl Tls {
             }
         };
         let loaded = read.and_then(|contents| Current::of(&contents, &self.0.files));
-        let mut current = self.current();
+        let mut current = self.0.current.lock();
         match loaded {
             Ok(loaded) => {
                 let (certificate, client_ca) = (loaded.pair != current.pair, loaded.client_ca != current.client_ca);
@@ -99,20 +100,16 @@ impl Tls {
 
     /// Why the current files cannot be used, if they cannot; the previous ones stay in use.
     pub fn fault(&self) -> Option<TlsError> {
-        self.current().broken.as_ref().and_then(|broken| broken.error.clone())
+        self.0.current.lock().broken.as_ref().and_then(|broken| broken.error.clone())
     }
 
     /// The validity period of the certificate in use.
     pub fn validity(&self) -> Validity {
-        self.current().validity
+        self.0.current.lock().validity
     }
 
     pub(super) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.current().config)
-    }
-
-    fn current(&self) -> MutexGuard<'_, Current> {
-        self.0.current.lock().unwrap_or_else(PoisonError::into_inner)
+        Arc::clone(&self.0.current.lock().config)
     }
 }
 

@@ -8,8 +8,8 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::client::Client;
+use super::engine::Engine;
 use super::engine::Ending::{Commit, Rollback};
-use super::engine::{Engine, lock};
 use super::error::failed;
 use super::statement::run;
 use super::wake::Wake;
@@ -90,13 +90,13 @@ impl Engine {
 
     /// Creates the row of a consumer's floor, once per process: a missing row cannot be locked.
     async fn ensure_floor(&self, client: &Client, consumer: &str) -> Result<(), StoreError> {
-        if lock(&self.0.floors).contains(consumer) {
+        if self.0.floors.lock().contains(consumer) {
             return Ok(());
         }
         let context = "make floor";
         let sql = "INSERT INTO consumer_floors (consumer, floor) VALUES ($1, 0) ON CONFLICT DO NOTHING";
         client.execute(sql, &[&consumer]).await.map_err(failed(context))?;
-        lock(&self.0.floors).insert(consumer.to_owned());
+        self.0.floors.lock().insert(consumer.to_owned());
         Ok(())
     }
 

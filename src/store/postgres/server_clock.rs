@@ -1,8 +1,9 @@
 //! The server's clock as it was last seen, compared with the monotonic clock of this process.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 /// Smaller steps are clock slewing or a busy server, and delay nothing noticeably.
 const STEP_BACK_MS_MIN: i64 = 2_000;
@@ -28,7 +29,7 @@ impl ServerClock {
     /// Whether the clock was set back, or may have been before the first observation. It showed `now_ms` after
     /// `asked_at`.
     pub(super) fn is_behind(&self, now_ms: i64, requested_at: Instant) -> bool {
-        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = *self.seen.lock();
         let expected = |(seen_ms, seen_at): (i64, Instant)| {
             seen_ms.saturating_add(requested_at.saturating_duration_since(seen_at).as_millis() as i64)
         };
@@ -36,7 +37,7 @@ impl ServerClock {
     }
 
     pub(super) fn record(&self, now_ms: i64) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((now_ms, Instant::now()));
+        *self.seen.lock() = Some((now_ms, Instant::now()));
     }
 }
 

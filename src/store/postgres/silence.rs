@@ -4,11 +4,12 @@
 //! dead, and other connections of the same age are no longer trusted.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{ClientWrapper, HookError, Metrics};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use parking_lot::Mutex;
 
 /// A connection idle for this long is probed before it is used again.
 const PROBE_AFTER: Duration = Duration::from_secs(2);
@@ -24,14 +25,14 @@ pub(super) async fn fail_on_silence<T>(limit: Duration, run: impl Future<Output 
     let last_activity = Mutex::new(Instant::now());
     let mut run = Box::pin(run);
     let tracked = std::future::poll_fn(|context| {
-        *last_activity.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *last_activity.lock() = Instant::now();
         run.as_mut().poll(context)
     });
     // The set polls it only when it is woken itself, not with everything else that the caller waits for.
     let mut set = FuturesUnordered::new();
     set.push(tracked);
     loop {
-        let silent_at = *last_activity.lock().unwrap_or_else(PoisonError::into_inner) + limit;
+        let silent_at = *last_activity.lock() + limit;
         if silent_at <= Instant::now() {
             return Err(ServerSilent);
         }
@@ -53,13 +54,13 @@ impl StaleCutoff {
 
     /// A connection was silent: those last used before now are not used again.
     pub(super) fn advance(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.0.lock() = Instant::now();
     }
 
     /// Checks whether an idle connection may be handed out.
     pub(super) async fn check(&self, client: &ClientWrapper, metrics: &Metrics) -> Result<(), HookError> {
         let used_at = metrics.recycled.unwrap_or(metrics.created);
-        if used_at < *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        if used_at < *self.0.lock() {
             return Err(HookError::message("a connection of its time was silent"));
         }
         if used_at.elapsed() < PROBE_AFTER {

@@ -1,9 +1,10 @@
 //! The engine's handle: it queues writes for the writer thread and lends connections to readers.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, watch};
 
@@ -153,7 +154,7 @@ impl Engine {
         let shared = self.0.clone();
         let closing = tokio::task::spawn_blocking(move || {
             shared.readers.close();
-            let writer = shared.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let writer = shared.writer.lock().take();
             // A full queue only means that the writer is not there yet.
             if let Some(writer) = writer
                 && (shared.commands.blocking_send(Command::Close).is_err() | writer.join().is_err())
@@ -171,7 +172,7 @@ impl Drop for Shared {
     /// Ends the writer of a store that was not closed: its queue ends without a sender.
     fn drop(&mut self) {
         self.commands = mpsc::channel(1).0;
-        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = self.writer.get_mut().take();
         if let Some(writer) = writer
             && writer.join().is_err()
         {

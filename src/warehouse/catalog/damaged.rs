@@ -4,8 +4,8 @@
 //! written again if they are redelivered. This is for damage only; a failing store is retried.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use tracing::error;
 
 use crate::metrics;
@@ -71,6 +71,6 @@ impl Damaged {
     }
 
     fn files(&self) -> MutexGuard<'_, BTreeMap<(String, String), Listed>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -7,7 +7,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::damaged::Damaged;
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
@@ -153,7 +155,7 @@ impl FooterCache {
     ) -> Result<PartitionFooters, WarehouseError> {
         let directory = objects.directory(partition);
         let known: HashMap<String, Arc<Footer>> = {
-            let state = self.state();
+            let state = self.state.lock();
             let files = state.partitions.get(partition).map(Vec::as_slice).unwrap_or_default();
             files.iter().map(|file| (file.file.name.clone(), file.clone())).collect()
         };
@@ -173,12 +175,12 @@ impl FooterCache {
 
     /// Runs `read` while no other thread reads files of the directory.
     fn exclusively<T>(&self, directory: &str, read: impl FnOnce() -> T) -> T {
-        let turn = lock(&self.reading).entry(directory.to_owned()).or_default().clone();
-        let reading = lock(&turn);
+        let turn = self.reading.lock().entry(directory.to_owned()).or_default().clone();
+        let reading = turn.lock();
         let done = read();
         drop(reading);
         // No clone is made while the map is locked: a count of two is the map's and this one.
-        let mut all = lock(&self.reading);
+        let mut all = self.reading.lock();
         if Arc::strong_count(&turn) == 2 {
             all.remove(directory);
         }
@@ -228,7 +230,7 @@ impl FooterCache {
 
     fn remember(&self, partition: &Partition, files: Vec<Arc<Footer>>) {
         let bytes = |files: &[Arc<Footer>]| files.iter().map(|file| file.memory_bytes()).sum::<usize>();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let added = bytes(&files);
         let before = state.partitions.insert(partition.clone(), files).map_or(0, |files| bytes(&files));
         state.bytes = state.bytes + added - before;
@@ -307,7 +309,7 @@ impl FooterCache {
     }
 
     fn remember_ids(&self, set: Arc<IdSet>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.ids.push(set);
         let mut bytes: usize = state.ids.iter().map(|set| set.memory_bytes()).sum();
         while bytes > IDS_BYTES_MAX && state.ids.len() > 1 {
@@ -316,7 +318,7 @@ impl FooterCache {
     }
 
     fn known_ids(&self, directory: &str, file: &Listed) -> Option<Arc<IdSet>> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let at = state.ids.iter().position(|set| set.file == *file && set.directory == directory)?;
         let set = state.ids.remove(at);
         state.ids.push(set.clone());
@@ -334,12 +336,4 @@ impl FooterCache {
     fn id_hash(&self, id: &str) -> u128 {
         u128::from(self.keys.0.hash_one(id)) << 64 | u128::from(self.keys.1.hash_one(id))
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

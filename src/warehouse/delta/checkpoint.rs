@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -61,7 +60,7 @@ impl Delta {
             Err(error) => Some(failed("a checkpoint of the Delta log was not written", error)),
         };
         self.checkpointing.store(false, Ordering::Release);
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        *self.trouble.lock() = trouble;
     }
 }
 

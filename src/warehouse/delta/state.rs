@@ -1,8 +1,10 @@
 //! The log of one warehouse as this process holds it: its tail, and the files that wait for the next commit.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::action::Add;
 use super::path_states::PathStates;
@@ -77,18 +79,14 @@ impl Delta {
 
     /// A message for operators; `None` when all is well.
     pub(in crate::warehouse) fn trouble(&self) -> Option<String> {
-        lock(&self.trouble).clone()
+        self.trouble.lock().clone()
     }
 
     pub(super) fn tail(&self) -> MutexGuard<'_, Tail> {
-        lock(&self.tail)
+        self.tail.lock()
     }
 
     pub(super) fn queue(&self) -> MutexGuard<'_, Vec<Arc<PendingFiles>>> {
-        lock(&self.queue)
+        self.queue.lock()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

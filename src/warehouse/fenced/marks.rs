@@ -1,10 +1,10 @@
 //! The marks of fenced writes: they tell every process what has to be reconciled.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use parquet::file::reader::{ChunkReader, Length};
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +39,7 @@ impl SeenMarks {
     /// The listed marks that have not changed for at least `patience`.
     fn older_than(&self, patience: Duration, listed: Vec<Listed>) -> Vec<Listed> {
         let now = Instant::now();
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.lock();
         seen.retain(|_, (mark, _)| listed.contains(mark));
         let old = |mark: &Listed| {
             let (_, since) = seen.entry(mark.name.clone()).or_insert_with(|| (mark.clone(), now));

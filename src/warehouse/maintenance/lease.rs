@@ -10,10 +10,10 @@
 //! a process has seen it unchanged for [`LEASE`] by its own clock.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -43,7 +43,7 @@ impl SeenLeases {
     /// Whether the lease was seen unchanged for [`LEASE`].
     fn is_expired(&self, lease: &Listed) -> bool {
         let now = Instant::now();
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.lock();
         let (before, since) = seen.entry(lease.name.clone()).or_insert_with(|| (lease.clone(), now));
         if before != lease {
             (*before, *since) = (lease.clone(), now);
@@ -53,7 +53,7 @@ impl SeenLeases {
 
     /// Forgets leases that no longer exist.
     fn retain(&self, leases: &[Listed]) {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.lock();
         seen.retain(|name, _| leases.iter().any(|lease| lease.name == *name));
     }
 }

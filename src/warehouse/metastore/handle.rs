@@ -1,6 +1,8 @@
 //! What the warehouse knows of the metastore: the partitions it has to register, and what is wrong.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::client::Client;
 use super::pending::PendingPartitions;
@@ -43,7 +45,7 @@ impl Metastore {
 
     /// A message for operators; `None` when all is well.
     pub(in crate::warehouse) fn trouble(&self) -> Option<String> {
-        let trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let trouble = self.0.trouble.lock().clone()?;
         let advice = "events are stored and acknowledged all the same";
         Some(match self.0.pending.len() {
             0 => format!("Hive Metastore: {trouble}; {advice}"),

@@ -4,8 +4,8 @@
 //! partitions that did not fit.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::base::backoff::random_unit;
@@ -34,7 +34,7 @@ struct Sets {
 impl PendingPartitions {
     /// Adds a partition of which a file was stored.
     pub(super) fn add(&self, partition: &Partition) {
-        let mut sets = self.sets();
+        let mut sets = self.sets.lock();
         if sets.registered.contains(partition) || sets.pending.contains(partition) {
             return;
         }
@@ -51,7 +51,7 @@ impl PendingPartitions {
     /// Returns at most `count_max` pending partitions, starting at random so that a refused one is not always among them.
     /// They stay pending until they are marked as registered.
     pub(super) fn sample(&self, count_max: usize) -> Vec<Partition> {
-        let sets = self.sets();
+        let sets = self.sets.lock();
         let count = sets.pending.len();
         let from = if count > count_max { (random_unit() * count as f64) as usize } else { 0 };
         sets.pending.iter().cycle().skip(from).take(count_max.min(count)).cloned().collect()
@@ -59,7 +59,7 @@ impl PendingPartitions {
 
     /// Marks partitions as registered.
     pub(super) fn mark_registered<'a>(&self, partitions: impl IntoIterator<Item = &'a Partition>) {
-        let mut sets = self.sets();
+        let mut sets = self.sets.lock();
         for partition in partitions {
             sets.pending.remove(partition);
             if sets.registered.len() == REGISTERED_MAX {
@@ -72,7 +72,7 @@ impl PendingPartitions {
 
     /// Marks a partition as dropped: it is registered again when it is written to.
     pub(super) fn mark_dropped(&self, partition: &Partition) {
-        let mut sets = self.sets();
+        let mut sets = self.sets.lock();
         sets.registered.remove(partition);
         sets.pending.remove(partition);
         metrics::hive_waiting(sets.pending.len());
@@ -80,20 +80,16 @@ impl PendingPartitions {
 
     /// Forgets all registered partitions: the metastore may have lost them.
     pub(super) fn forget_registered(&self) {
-        self.sets().registered.clear();
+        self.sets.lock().registered.clear();
     }
 
     /// Whether a partition did not fit since the last call.
     pub(super) fn take_overflowed(&self) -> bool {
-        std::mem::take(&mut self.sets().overflowed)
+        std::mem::take(&mut self.sets.lock().overflowed)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.sets().pending.len()
-    }
-
-    fn sets(&self) -> MutexGuard<'_, Sets> {
-        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sets.lock().pending.len()
     }
 }
 
@@ -129,6 +125,6 @@ mod tests {
         assert_eq!(pending.len(), PENDING_MAX);
         assert!(pending.take_overflowed() && !pending.take_overflowed());
         (0..REGISTERED_MAX + 1).for_each(|hour| pending.mark_registered(&[partition(hour)]));
-        assert_eq!((pending.len(), pending.sets().registered.len()), (0, 1));
+        assert_eq!((pending.len(), pending.sets.lock().registered.len()), (0, 1));
     }
 }

@@ -1,6 +1,6 @@
 //! The task that keeps the metastore's tables and partitions up to date.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
@@ -73,7 +73,7 @@ impl Metastore {
     /// Logs each change once.
     fn report(&self, failure: Option<Failure>) {
         let text = failure.map(|failure| failure.to_string());
-        let mut trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trouble = self.0.trouble.lock();
         match (&*trouble, &text) {
             (before, Some(text)) if before.as_ref() != Some(text) => {
                 warn!(reason = text, "the Hive Metastore does not know the lake as it is, trying again");

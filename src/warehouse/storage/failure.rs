@@ -1,6 +1,8 @@
 //! Failures that both engines share.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 
@@ -11,11 +13,11 @@ pub(super) struct ReadFailure(Arc<Mutex<Option<String>>>);
 
 impl ReadFailure {
     pub(super) fn note(&self, why: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        *self.0.lock() = Some(why);
     }
 
     pub(super) fn take(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 

@@ -8,10 +8,10 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::failure::no_create;
 use super::listing::{Listed, Walked};
@@ -303,7 +303,7 @@ impl Local {
     }
 
     fn ensure(&self, directory: &Path) -> Result<(), WarehouseError> {
-        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut durable = self.durable.lock();
         if durable.contains(directory) && directory.is_dir() {
             return Ok(());
         }

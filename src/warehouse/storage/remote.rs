@@ -8,13 +8,14 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tracing::warn;
@@ -336,7 +337,7 @@ impl Reading {
 
     pub(super) fn get(&self, start: u64, length: usize) -> io::Result<Bytes> {
         let end = start + length as u64;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let state = &mut *state;
         let (at, bytes) = &state.block;
         if start < *at || end > at + bytes.len() as u64 {
@@ -383,7 +384,7 @@ impl Reading {
             && let Ok(end) = self.get_block(path, from..self.bytes, &mut tag).await
         {
             let block = (from, end);
-            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = ReadingState { block, tag };
+            *self.state.lock() = ReadingState { block, tag };
         }
     }
 

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use object_store::client::{
     HttpService,
 };
 use object_store::{ClientConfigKey, ClientOptions};
+use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::markup::Markup;
@@ -104,11 +105,11 @@ impl Client {
             // Object stores require an explicit content length of 0.
             *outgoing.body_mut() = Some(Bytes::new().into());
         }
-        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let connections = self.connections.lock().clone();
         let answered =
             unless_stalled(&progress, silence_max, connections.execute(outgoing)).await.inspect_err(|_| {
                 if let Ok(fresh) = self::connections(self.plain, self.silence_max) {
-                    *self.connections.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+                    *self.connections.lock() = fresh;
                 }
             })?;
         let (parts, body) =
@@ -129,11 +130,11 @@ impl Progress {
     }
 
     fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.0.lock() = Instant::now();
     }
 
     fn last(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock()
     }
 }
 

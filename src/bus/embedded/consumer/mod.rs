@@ -8,8 +8,9 @@ pub(super) mod ticks;
 pub(super) mod trial_logs;
 pub(super) mod window;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use self::state::ConsumerState;
@@ -32,6 +33,6 @@ impl Consumer {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, ConsumerState> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state.lock()
     }
 }

@@ -1,7 +1,9 @@
 //! What a fetch hands out: messages due for redelivery, then new ones.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::state::ConsumerState;
 use super::ticks::after;
@@ -184,7 +186,7 @@ impl ConsumerState {
     }
 
     fn find(&self, tail: &Mutex<Tail>, sequence: u64) -> Option<Arc<Group>> {
-        let recent = tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let recent = tail.lock();
         recent.find(sequence).or_else(|| tail::find(&self.loaded, sequence)).cloned()
     }
 }

@@ -9,7 +9,6 @@ use crate::bus::embedded::dead_letter::{self, DeadLetterDetails};
 use crate::bus::embedded::file;
 use crate::bus::embedded::group::Group;
 use crate::bus::embedded::queue::Resolve;
-use crate::bus::embedded::shared::lock;
 use crate::bus::input::RefusedInput;
 use crate::bus::{BusError, KeptInput};
 
@@ -51,7 +50,7 @@ impl Writer {
     }
 
     fn group_of(&self, sequence: u64) -> Result<Arc<Group>, BusError> {
-        if let Some(group) = lock(&self.shared.tail).find(sequence) {
+        if let Some(group) = self.shared.tail.lock().find(sequence) {
             return Ok(group.clone());
         }
         let group = file::read_groups(&self.connection, self.shared.path(), sequence, 1)?.pop_front();

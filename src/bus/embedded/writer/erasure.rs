@@ -11,7 +11,6 @@ use rusqlite::Connection;
 use super::thread::Writer;
 use crate::bus::embedded::file;
 use crate::bus::embedded::group::Group;
-use crate::bus::embedded::shared::lock;
 use crate::bus::embedded::wipe::Step;
 use crate::bus::{BusError, BusErrorKind};
 
@@ -58,7 +57,7 @@ impl Writer {
     /// After the commit: consumers read the rewritten groups from now on.
     pub(super) fn apply_erasure(&self, groups: &[Arc<Group>]) {
         {
-            let mut tail = lock(&self.shared.tail);
+            let mut tail = self.shared.tail.lock();
             groups.iter().for_each(|group| tail.replace(group));
         }
         self.shared.erasures.fetch_add(1, Ordering::Release);

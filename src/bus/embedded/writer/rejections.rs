@@ -6,7 +6,6 @@
 use super::outcome::CommitOutcome;
 use super::thread::Writer;
 use crate::bus::embedded::queue::{Command, Publish};
-use crate::bus::embedded::shared::lock;
 use crate::bus::{BusError, BusErrorKind};
 use crate::metrics;
 
@@ -58,7 +57,7 @@ impl Writer {
             let messages = publishes.iter().map(|publish| publish.ends.len() as u64).sum();
             metrics::bus_refused_full(messages);
         }
-        let mut refused = lock(&self.shared.refused);
+        let mut refused = self.shared.refused.lock();
         if refused.as_ref().is_none_or(|known| known.kind != error.kind) {
             let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
             tracing::warn!(%error, source, "the bus refuses messages");

@@ -21,7 +21,7 @@ use crate::bus::embedded::input::InputBytes;
 use crate::bus::embedded::pack::Packer;
 use crate::bus::embedded::queue::{Command, Duplicate, Publish, Purged, Resolve, Stored, Work};
 use crate::bus::embedded::retention::{self, PurgeRequest};
-use crate::bus::embedded::shared::{Shared, lock};
+use crate::bus::embedded::shared::Shared;
 use crate::bus::embedded::wipe::Wiper;
 use crate::bus::embedded::{dead_letter, file};
 use crate::bus::{BusError, BusErrorKind, batch};
@@ -108,7 +108,7 @@ impl Writer {
 
     /// When publishers are served next, after a round that ended now.
     fn schedule(&mut self, stats: CommitStats, now: Instant) -> CommitSchedule {
-        let middle = lock(&self.shared.tail).middle();
+        let middle = self.shared.tail.lock().middle();
         let consumers = self.shared.each_consumer();
         let next = consumers.iter().map(|consumer| consumer.lock().window().next());
         let progress = next.map(|next| ConsumerProgress { next, behind: next < middle });
@@ -185,8 +185,8 @@ impl Writer {
         let (messages, bytes) = (draft.len() as u64, outcome.group_bytes as u64);
         if messages > 0 {
             self.next_sequence = draft.next_sequence();
-            lock(&self.shared.refused).take();
-            lock(&self.shared.tail).push(draft.into_group());
+            self.shared.refused.lock().take();
+            self.shared.tail.lock().push(draft.into_group());
             self.shared.head.send_replace(self.next_sequence - 1);
             metrics::bus_committed(messages, bytes, began.elapsed());
         }
@@ -422,7 +422,7 @@ impl Writer {
             used_bytes: self.shared.used_bytes.load(Ordering::Relaxed),
             bytes_max: settings.bytes_max,
             incoming_bytes,
-            is_full: lock(&self.shared.refused).as_ref().is_some_and(|error| error.kind == BusErrorKind::Full),
+            is_full: self.shared.refused.lock().as_ref().is_some_and(|error| error.kind == BusErrorKind::Full),
             published_before_ms: since(settings.age_max),
             now_s: key::seconds(now_ms),
         };

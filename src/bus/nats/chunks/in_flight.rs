@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::base::clock;
 use crate::bus::Receipt;
@@ -127,7 +128,7 @@ impl InFlightChunks {
     }
 
     fn chunks(&self) -> MutexGuard<'_, Chunks> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -4,12 +4,13 @@
 //! of it is kept then, so unanswered requests do not pile up.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, Message, Subscriber};
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::link::Link;
@@ -60,7 +61,7 @@ impl Calls {
             let tokens = message.subject.as_str().strip_prefix(&self.inbox).and_then(|rest| rest[1..].split_once('.'));
             let Some((id, index)) = tokens else { continue };
             let (Ok(id), Ok(index)) = (id.parse::<u64>(), index.parse::<usize>()) else { continue };
-            let call = self.calls().get(&id).cloned();
+            let call = self.open.lock().get(&id).cloned();
             // Nothing waits for the answer of a call that has ended.
             if let Some(call) = call {
                 call.answered(index, message);
@@ -74,18 +75,14 @@ impl Calls {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let answers = (0..requests).map(|_| None).collect();
         let call = Arc::new(Call { state: Mutex::new(State { answers, missing: requests }), done: Notify::new() });
-        self.calls().insert(id, call.clone());
+        self.open.lock().insert(id, call.clone());
         PendingCall { calls: self, id, call, connections }
-    }
-
-    fn calls(&self) -> MutexGuard<'_, HashMap<u64, Arc<Call>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Call {
     fn answered(&self, index: usize, message: Message) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         match state.answers.get_mut(index) {
             Some(answer) if answer.is_none() => *answer = Some(message),
             _ => return,
@@ -105,7 +102,7 @@ impl PendingCall<'_> {
 
     /// This request was not sent: it gets no answer.
     pub(crate) fn cancel(&self, index: usize) {
-        let mut state = self.call.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.call.state.lock();
         if state.answers.get(index).is_some_and(Option::is_none) {
             state.missing -= 1;
         }
@@ -134,13 +131,13 @@ impl PendingCall<'_> {
             }
         };
         let why = why.map(|why| BusError::caused(BusErrorKind::Unavailable, "wait for NATS", why));
-        let answers = std::mem::take(&mut self.call.state.lock().unwrap_or_else(PoisonError::into_inner).answers);
+        let answers = std::mem::take(&mut self.call.state.lock().answers);
         (answers, why)
     }
 }
 
 impl Drop for PendingCall<'_> {
     fn drop(&mut self) {
-        self.calls.calls().remove(&self.id);
+        self.calls.open.lock().remove(&self.id);
     }
 }

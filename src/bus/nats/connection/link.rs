@@ -5,12 +5,13 @@
 //! since the server may have crashed in between and forgotten what it had not synced.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::sync::watch;
@@ -129,7 +130,7 @@ impl Link {
 
     /// Something has arrived.
     pub(crate) fn heard(&self) {
-        *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.heard_at.lock() = Instant::now();
     }
 
     /// An answer did not arrive in time. A connection that delivers none is dead, whatever state it reports, and is
@@ -144,7 +145,7 @@ impl Link {
     /// A message to ourselves, which does not wait for a disk, did not return in time. If nothing else has arrived
     /// either, that alone shows that the connection is dead.
     pub(crate) async fn not_back(&self, client: &Client, waited: Duration) {
-        let heard_at = *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard_at = *self.heard_at.lock();
         if heard_at.elapsed() >= waited {
             self.replace(client).await;
         }

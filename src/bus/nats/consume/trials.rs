@@ -3,16 +3,16 @@
 //!
 //! Invariant: a change is lost only if it is reported as failed. Knows nothing of the contents of the log.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_nats::HeaderMap;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
 use crate::bus::nats::dead_letter;
 use crate::bus::nats::failed::failed;
-use crate::bus::nats::lock::lock;
 use crate::bus::nats::publish::messages::{EXPECTED_LAST, PubAck, WRONG_LAST};
 use crate::bus::nats::shared::{OpenTrial, Shared};
 use crate::bus::trials::{TURN_MAX, TrialLog, TrialOutcome};
@@ -114,17 +114,17 @@ impl TrialStore {
         if let Err(error) = recorded {
             warn!(%error, consumer = self.consumer, "an attempt with suspects is not on record and does not count");
         }
-        let mut open = lock(&self.shared.open_trials);
+        let mut open = self.shared.open_trials.lock();
         open.retain(|open| open.consumer != self.consumer || !open.messages.iter().any(|one| messages.contains(one)));
         open.push(OpenTrial { consumer: self.consumer.clone(), messages: messages.clone() });
         drop(open);
-        lock(&self.open).replace(Trial { messages, _turn: turn.ok().and_then(Result::ok) });
+        self.open.lock().replace(Trial { messages, _turn: turn.ok().and_then(Result::ok) });
     }
 
     /// Does nothing when no trial is running.
     pub(crate) async fn end_trial(&self, end: TrialOutcome) {
-        let Some(Trial { messages, _turn }) = lock(&self.open).take() else { return };
-        lock(&self.shared.open_trials).retain(|open| open.consumer != self.consumer || open.messages != messages);
+        let Some(Trial { messages, _turn }) = self.open.lock().take() else { return };
+        self.shared.open_trials.lock().retain(|open| open.consumer != self.consumer || open.messages != messages);
         if let Err(error) = self.change(|log| log.end(&messages, end)).await {
             warn!(%error, consumer = self.consumer, "that an attempt with suspects has ended is not on record");
         }
@@ -132,13 +132,13 @@ impl TrialStore {
 
     /// The subscription ends. Its trial stays on record; the next one need not wait.
     pub(crate) fn abandon(&self) {
-        lock(&self.open).take();
+        self.open.lock().take();
     }
 }
 
 /// The process stops gracefully: running trials do not count.
 pub(crate) async fn withdraw_all(shared: &Arc<Shared>) {
-    let open = std::mem::take(&mut *lock(&shared.open_trials));
+    let open = std::mem::take(&mut *shared.open_trials.lock());
     for OpenTrial { consumer, messages } in open {
         let trials = TrialStore::new(shared.clone(), consumer);
         let withdrawn = trials.change(|log| log.end(&messages, TrialOutcome::Withdrawn));

@@ -1,7 +1,8 @@
 //! Decides whether batches or single publishes are faster on this server.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::bus::PublishMode;
 
@@ -47,7 +48,7 @@ impl Chooser {
             PublishMode::Atomic => true,
             PublishMode::Single => false,
             PublishMode::Auto => {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut state = self.state.lock();
                 state.batches_until = state.batches_until.filter(|until| Instant::now() < *until);
                 state.batches_until.is_some()
             }
@@ -57,7 +58,7 @@ impl Chooser {
     /// Single publishes have begun.
     pub(crate) fn began(&self, messages: usize) {
         if self.mode == PublishMode::Auto {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.lock();
             if state.in_flight == 0 {
                 (state.since, state.acknowledged) = (Instant::now(), 0);
             }
@@ -70,7 +71,7 @@ impl Chooser {
         if self.mode != PublishMode::Auto {
             return;
         }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         state.in_flight = state.in_flight.saturating_sub(messages);
         state.acknowledged += acknowledged as u64;
         let elapsed = state.since.elapsed();

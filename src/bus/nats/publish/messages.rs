@@ -12,7 +12,6 @@ use serde::Deserialize;
 
 use crate::bus::batch::{self, Batch, FLAG_REPLAY, Layout};
 use crate::bus::nats::failed::failed;
-use crate::bus::nats::lock::lock;
 use crate::bus::nats::shared::Shared;
 use crate::bus::{BusError, BusErrorKind, Original, Published};
 
@@ -330,12 +329,12 @@ impl Shared {
         match full {
             Some(error) => {
                 let cause = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
-                *lock(&self.full) =
+                *self.full.lock() =
                     Some(format!("stream {} is full: {cause} (nats_stream_max_bytes)", self.settings.stream));
                 self.is_full.store(true, std::sync::atomic::Ordering::Relaxed);
             }
             None if self.is_full.load(std::sync::atomic::Ordering::Relaxed) && answers.iter().any(Result::is_ok) => {
-                *lock(&self.full) = None;
+                *self.full.lock() = None;
                 self.is_full.store(false, std::sync::atomic::Ordering::Relaxed);
             }
             None => {}

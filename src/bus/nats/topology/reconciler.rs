@@ -19,7 +19,6 @@ use tracing::{error, info, warn};
 use super::consumers::{self, RequiredConsumer};
 use super::state::stream_id;
 use super::streams::{self, StreamRole};
-use crate::bus::nats::lock::lock;
 use crate::bus::nats::shared::Shared;
 use crate::bus::{BusError, BusErrorKind};
 
@@ -75,14 +74,14 @@ impl Reconciler {
                 self.failed(&name, &error);
             }
         }
-        let required: Vec<_> = lock(&shared.topology.consumers).values().cloned().collect();
+        let required: Vec<_> = shared.topology.consumers.lock().values().cloned().collect();
         for (role, required) in required {
             if let Err(error) = self.check_consumer(shared, role, &required).await {
                 self.failed(&required.name, &error);
             }
         }
         let trouble = (!self.trouble.is_empty()).then(|| self.trouble.join("; "));
-        *lock(&shared.topology.trouble) = trouble;
+        *shared.topology.trouble.lock() = trouble;
     }
 
     async fn check_stream(&mut self, shared: &Shared, role: StreamRole, name: &str) -> Result<(), BusError> {
@@ -120,7 +119,7 @@ impl Reconciler {
             StreamRole::DeadLetters => "the dead letters are lost",
         };
         let text = format!("stream {name} was gone from NATS and is there anew since {at:.0}: {what}");
-        lock(&shared.topology.lost).insert(name.clone(), text);
+        shared.topology.lost.lock().insert(name.clone(), text);
         if role == StreamRole::Events {
             shared.topology.saw_stream(stream_id(info), shared.link.epoch());
         }
@@ -143,7 +142,7 @@ impl Reconciler {
                 consumers::ensure_consumer(stream, required).await?
             }
             None => {
-                lock(&shared.topology.seen).remove(name);
+                shared.topology.seen.lock().remove(name);
                 if !self.missing.contains_key(name) {
                     // Its leases and acknowledgements are gone with it.
                     shared.link.advance_epoch();
@@ -159,7 +158,7 @@ impl Reconciler {
         };
         self.missing.remove(name);
         let created = info.created.unix_timestamp_nanos();
-        lock(&shared.topology.seen).insert(name.clone(), (created, requested_at));
+        shared.topology.seen.lock().insert(name.clone(), (created, requested_at));
         if self.created_at.insert(name.clone(), created).is_some_and(|before| before != created) {
             shared.link.advance_epoch();
         }

@@ -1,15 +1,14 @@
 //! The streams and consumers that this process needs on the server, and their last known state.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Info;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::consumers::RequiredConsumer;
 use super::streams::StreamRole;
-use crate::bus::nats::lock::lock;
 
 /// How long a subscription assumes that a consumer it has seen is still the same.
 pub(crate) const SEEN_TTL: Duration = Duration::from_secs(2);
@@ -36,7 +35,7 @@ impl Topology {
 
     /// Adds a consumer to be reconciled from now on.
     pub(crate) fn require(&self, role: StreamRole, consumer: RequiredConsumer) {
-        lock(&self.consumers).insert(consumer.name.clone(), (role, consumer));
+        self.consumers.lock().insert(consumer.name.clone(), (role, consumer));
     }
 
     /// Something was missing: checks immediately.
@@ -46,7 +45,7 @@ impl Topology {
 
     /// When a consumer was created, and when that was last checked.
     pub(crate) fn seen(&self, name: &str) -> Option<(i128, Instant)> {
-        lock(&self.seen).get(name).copied()
+        self.seen.lock().get(name).copied()
     }
 
     pub(crate) fn stream_id(&self) -> String {
@@ -69,12 +68,12 @@ impl Topology {
 
     /// What is missing or wrong on the server now.
     pub(crate) fn trouble(&self) -> Option<String> {
-        lock(&self.trouble).clone()
+        self.trouble.lock().clone()
     }
 
     /// What was lost on the server since the start.
     pub(crate) fn lost(&self) -> Option<String> {
-        let lost = lock(&self.lost);
+        let lost = self.lost.lock();
         (!lost.is_empty()).then(|| lost.values().cloned().collect::<Vec<_>>().join("; "))
     }
 }
