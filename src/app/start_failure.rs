@@ -1,11 +1,10 @@
 //! Why a start failed, and the exit code that follows from it.
 
-use std::fmt;
-
 use crate::base::errors::append_new;
 
 /// Why the process did not start.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
 pub struct StartFailure {
     pub kind: StartFailureKind,
     pub(super) text: String,
@@ -32,11 +31,3 @@ impl StartFailure {
         Self { kind, text }
     }
 }
-
-impl fmt::Display for StartFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl std::error::Error for StartFailure {}

@@ -3,30 +3,39 @@
 use std::sync::Arc;
 
 /// An error of the bus: its kind and its source.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{context}: {kind}")]
 pub struct BusError {
     pub kind: BusErrorKind,
     context: &'static str,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BusErrorKind {
     /// No room (the stream's limit or the disk): nothing was stored, try again later.
+    #[error("bus is full")]
     Full,
     /// The engine cannot be reached or did not answer. The message may or may not be stored.
+    #[error("bus is unavailable")]
     Unavailable,
     /// The server rejects the settings or the credentials: a setting must change.
+    #[error("bus refuses")]
     Refused,
     /// The message has been redelivered in the meantime.
+    #[error("lease lost")]
     LeaseLost,
     /// Stored bytes are damaged.
+    #[error("bus data is corrupt")]
     Corrupt,
     /// An fsync failed: what is stored is unknown, so the process must end.
+    #[error("bus cannot confirm a write")]
     Fsync,
     /// The bus is closed.
+    #[error("bus is closed")]
     Closed,
     /// The call is invalid (a malformed subject or filter, a message over the limit).
+    #[error("invalid bus call")]
     Invalid,
 }
 
@@ -42,27 +51,5 @@ impl BusError {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         Self { kind, context, source: Some(Arc::from(source.into())) }
-    }
-}
-
-impl std::fmt::Display for BusError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let kind = match self.kind {
-            BusErrorKind::Full => "bus is full",
-            BusErrorKind::Unavailable => "bus is unavailable",
-            BusErrorKind::Refused => "bus refuses",
-            BusErrorKind::LeaseLost => "lease lost",
-            BusErrorKind::Corrupt => "bus data is corrupt",
-            BusErrorKind::Fsync => "bus cannot confirm a write",
-            BusErrorKind::Closed => "bus is closed",
-            BusErrorKind::Invalid => "invalid bus call",
-        };
-        write!(f, "{}: {kind}", self.context)
-    }
-}
-
-impl std::error::Error for BusError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| &**source as &(dyn std::error::Error + 'static))
     }
 }

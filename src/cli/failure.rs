@@ -1,6 +1,5 @@
 //! How a command fails: a status for scripts and a sentence for people.
 
-use std::fmt;
 use std::process::ExitCode;
 
 /// The exit codes of every command; 64, 69 and 78 as in `sysexits.h`.
@@ -21,7 +20,8 @@ impl From<ExitStatus> for ExitCode {
 }
 
 /// Why a command failed. Displays as one sentence that says what to do; any further lines are details.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
 pub struct Failure {
     pub status: ExitStatus,
     message: String,
@@ -56,11 +56,3 @@ impl Failure {
         self
     }
 }
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Failure {}

@@ -4,15 +4,17 @@ use crate::bus::BusError;
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
 /// Why the sink ended early or could not finish.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum SinkError {
-    Bus(BusError),
-    Warehouse(WarehouseError),
+    #[error("sink: bus failed")]
+    Bus(#[from] BusError),
+    #[error("sink: warehouse failed")]
+    Warehouse(#[from] WarehouseError),
     /// The stop took too long: these rows are not stored and will be delivered again.
-    StopTimedOut {
-        rows: usize,
-    },
+    #[error("sink: stop timed out with {rows} rows not stored")]
+    StopTimedOut { rows: usize },
     /// An encoding job panicked.
+    #[error("sink: encoding panicked")]
     Defect,
 }
 
@@ -29,38 +31,5 @@ impl SinkError {
             Self::Warehouse(error) => error.kind == WarehouseErrorKind::Encode,
             Self::Bus(_) | Self::StopTimedOut { .. } => false,
         }
-    }
-}
-
-impl std::fmt::Display for SinkError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Bus(_) => f.write_str("sink: bus failed"),
-            Self::Warehouse(_) => f.write_str("sink: warehouse failed"),
-            Self::StopTimedOut { rows } => write!(f, "sink: stop timed out with {rows} rows not stored"),
-            Self::Defect => f.write_str("sink: encoding panicked"),
-        }
-    }
-}
-
-impl std::error::Error for SinkError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Bus(error) => Some(error),
-            Self::Warehouse(error) => Some(error),
-            Self::StopTimedOut { .. } | Self::Defect => None,
-        }
-    }
-}
-
-impl From<BusError> for SinkError {
-    fn from(error: BusError) -> Self {
-        Self::Bus(error)
-    }
-}
-
-impl From<WarehouseError> for SinkError {
-    fn from(error: WarehouseError) -> Self {
-        Self::Warehouse(error)
     }
 }

@@ -1,7 +1,8 @@
 //! Errors of the store, by what the caller should do.
 
 /// An error of the store: its kind and its source.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{context}: {kind:?}")]
 pub struct StoreError {
     pub kind: StoreErrorKind,
     context: &'static str,
@@ -71,17 +72,5 @@ impl StoreError {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         Self { kind, context, source: Some(source.into()) }
-    }
-}
-
-impl std::fmt::Display for StoreError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {:?}", self.context, self.kind)
-    }
-}
-
-impl std::error::Error for StoreError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| &**source as &(dyn std::error::Error + 'static))
     }
 }

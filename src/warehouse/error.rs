@@ -15,19 +15,25 @@ pub struct WarehouseError {
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WarehouseErrorKind {
     /// No space left: nothing was stored. The same write succeeds once there is space.
+    #[error("warehouse is full")]
     Full,
     /// The file system refused or failed: the same call may succeed later.
+    #[error("warehouse is unavailable")]
     Unavailable,
     /// The object store refuses the configured operation: a setting must change.
+    #[error("warehouse refuses")]
     Refused,
     /// An fsync failed: the state of the page cache is unknown, so the process must end.
+    #[error("warehouse file could not be made durable")]
     Fsync,
     /// A stored file is damaged.
+    #[error("warehouse file is corrupt")]
     Corrupt,
     /// The rows cannot be encoded; a defect, not a condition.
+    #[error("rows could not be encoded")]
     Encode,
 }
 
@@ -97,14 +103,7 @@ impl WarehouseError {
 
 impl std::fmt::Display for WarehouseError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let kind = match self.kind {
-            WarehouseErrorKind::Full => "warehouse is full",
-            WarehouseErrorKind::Unavailable => "warehouse is unavailable",
-            WarehouseErrorKind::Refused => "warehouse refuses",
-            WarehouseErrorKind::Fsync => "warehouse file could not be made durable",
-            WarehouseErrorKind::Corrupt => "warehouse file is corrupt",
-            WarehouseErrorKind::Encode => "rows could not be encoded",
-        };
+        let kind = self.kind;
         match &self.path {
             Some(path) => write!(f, "{} {path}: {kind}", self.context)?,
             None => write!(f, "{}: {kind}", self.context)?,

@@ -4,7 +4,6 @@
 //! sends nothing takes no memory.
 
 use std::error::Error;
-use std::fmt;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -33,12 +32,16 @@ pub struct Inbound {
 }
 
 /// Why [`Inbound`] ended early.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum InboundError {
-    Connection(hyper::Error),
+    #[error("read request body")]
+    Connection(#[source] hyper::Error),
+    #[error("requests hold all the memory that they may")]
     Busy,
+    #[error("the body came too slowly while memory was short")]
     Slow,
     /// The trailers are not real: a bare line feed preceded them, and what follows was skipped.
+    #[error("the trailers of the request body cannot be read")]
     Trailers,
 }
 
@@ -139,26 +142,6 @@ impl Drop for Inbound {
             && !body.is_end_stream()
         {
             self.share.leave_unread(body);
-        }
-    }
-}
-
-impl fmt::Display for InboundError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Connection(_) => "read request body",
-            Self::Busy => "requests hold all the memory that they may",
-            Self::Slow => "the body came too slowly while memory was short",
-            Self::Trailers => "the trailers of the request body cannot be read",
-        })
-    }
-}
-
-impl Error for InboundError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Connection(error) => Some(error),
-            Self::Busy | Self::Slow | Self::Trailers => None,
         }
     }
 }

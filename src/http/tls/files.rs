@@ -1,6 +1,5 @@
 //! The files of a TLS listener: reading them, errors in them, and a digest to compare contents.
 
-use std::fmt;
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -30,7 +29,8 @@ pub enum TlsFile {
 }
 
 /// Why the files cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} {detail}", .path.display())]
 pub struct TlsError {
     pub file: TlsFile,
     path: PathBuf,
@@ -47,14 +47,6 @@ impl TlsError {
         fingerprint(&[self.to_string().as_bytes()])
     }
 }
-
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.path.display(), self.detail)
-    }
-}
-
-impl std::error::Error for TlsError {}
 
 /// Identifies contents without keeping the key.
 pub(crate) type Digest = [u8; 32];

@@ -5,7 +5,6 @@
 //! When a reused connection closes without a response, this says nothing about the endpoint: the request is sent again
 //! immediately on a new connection.
 
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -139,16 +138,9 @@ pub(super) struct GuardedConnector {
 pub(super) struct PermittedResolver(Arc<AllowedNetworks>);
 
 /// The host has no permitted address.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the address is not public and in none of the allowed networks")]
 pub(super) struct AddressRefused;
-
-impl fmt::Display for AddressRefused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the address is not public and in none of the allowed networks")
-    }
-}
-
-impl std::error::Error for AddressRefused {}
 
 impl GuardedConnector {
     fn new(allowed: AllowedNetworks) -> Self {

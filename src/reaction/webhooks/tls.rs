@@ -21,16 +21,9 @@ pub struct TlsFiles {
 }
 
 /// A file that cannot be used, with the setting that names it.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct TlsFilesError(String);
-
-impl fmt::Display for TlsFilesError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for TlsFilesError {}
 
 /// Checks that webhooks can be called over TLS with these files.
 pub fn check_tls_files(files: &TlsFiles) -> Result<(), TlsFilesError> {

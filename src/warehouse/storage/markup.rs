@@ -5,8 +5,6 @@
 //! few attributes, and no comments, document types or CDATA. Anything else is rejected before it is parsed, so that
 //! the maximum length of a tag bounds both.
 
-use std::fmt;
-
 /// The maximum length of a tag.
 const TAG_BYTES_MAX: usize = 4 << 10;
 /// The maximum length of a response: a list of a thousand keys of maximum length is a fraction of it.
@@ -35,16 +33,9 @@ enum State {
 }
 
 /// Why a response is rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no object store answers so: {0}")]
 pub(super) struct RefusedMarkup(&'static str);
-
-impl fmt::Display for RefusedMarkup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no object store answers so: {}", self.0)
-    }
-}
-
-impl std::error::Error for RefusedMarkup {}
 
 impl Markup {
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), RefusedMarkup> {

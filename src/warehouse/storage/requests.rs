@@ -4,7 +4,6 @@
 //! received. A timeout for the whole request would have to allow for the largest part over the slowest line, and
 //! a hanging request would block its file for as long. Knows HTTP, nothing of files.
 
-use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -239,16 +238,9 @@ impl Body for ResponseBody {
 }
 
 /// The request made no progress for this long.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the object store was silent for {0:?}")]
 struct Stalled(Duration);
-
-impl fmt::Display for Stalled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the object store was silent for {:?}", self.0)
-    }
-}
-
-impl std::error::Error for Stalled {}
 
 impl From<Stalled> for HttpError {
     fn from(stalled: Stalled) -> Self {
