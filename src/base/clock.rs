@@ -57,6 +57,24 @@ pub fn unix_ms() -> i64 {
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// A time by two clocks: the monotonic one stops while the machine is suspended, the wall clock may be set.
+#[derive(Clone, Copy, Debug)]
+pub struct ClockReading {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl ClockReading {
+    pub fn now() -> Self {
+        Self { monotonic: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// A wall clock that was set back is ignored.
+    pub fn age(self) -> Duration {
+        self.monotonic.elapsed().max(self.wall.elapsed().unwrap_or_default())
+    }
+}
+
 static STALLS: Mutex<Option<Stalls>> = Mutex::new(None);
 /// Whether any stall was noticed since the process started.
 static ANY: AtomicBool = AtomicBool::new(false);

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +27,7 @@ use super::faults::FaultCounts;
 use super::ruleset::Ruleset;
 use super::settings::EngineSettings;
 use crate::base::backoff::{Backoff, random_unit};
+use crate::base::clock::unix_ms;
 use crate::bus::{
     Acker, Bus, BusError, BusErrorKind, BusStatus, ConsumerSpec, Delivery, Interest, Receipt, Subscription,
     TrialOutcome,
@@ -465,7 +465,7 @@ impl Engine {
     /// disabled webhooks.
     fn clean_up(&mut self) {
         let retention_ms = i64::try_from(self.settings.state_retention.as_millis()).unwrap_or(i64::MAX);
-        let before_ms = Timestamp::now().as_millisecond().saturating_sub(retention_ms);
+        let before_ms = unix_ms().saturating_sub(retention_ms);
         let (store, disabled_backlog) = (self.store.clone(), self.settings.disabled_backlog);
         self.background.push(Box::pin(async move {
             let forgotten = store.delete_expired(before_ms).await;

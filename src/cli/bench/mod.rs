@@ -4,7 +4,6 @@
 //! Invariant: an event counts as accepted only after a 2xx response with the outcome "accepted".
 
 mod args;
-mod clock;
 mod connection;
 mod driver;
 mod histogram;

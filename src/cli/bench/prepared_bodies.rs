@@ -8,8 +8,8 @@ use std::io::{self, Write};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 
-use super::clock::now_ms;
 use super::pool::Pool;
+use crate::base::clock::unix_ms;
 
 /// Events prepared in memory, about 100 bytes each.
 pub(super) const PREPARED_EVENTS_MAX: u64 = 20_000_000;
@@ -81,7 +81,7 @@ impl PreparedBodies {
         let body = |request: u64, plain: &mut Vec<u8>| {
             let first = request * batch_events as u64;
             plain.clear();
-            pool.write_body(plain, first, batch_events.min((count - first) as usize), now_ms(), single);
+            pool.write_body(plain, first, batch_events.min((count - first) as usize), unix_ms().unsigned_abs(), single);
             encoding.encode(plain)
         };
         let share = requests.div_ceil(threads).max(1);

@@ -3,10 +3,10 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use super::clock::now_ms;
 use super::connection::Target;
 use super::load::Load;
 use super::pool::BodyFormat;
+use crate::base::clock::unix_ms;
 
 /// Spaces before a header's value are ignored, so the length is right-aligned in them.
 const LENGTH_DIGITS: usize = 10;
@@ -55,7 +55,7 @@ impl RequestBuffer {
         self.bytes.truncate(self.head_len);
         match &load.prepared {
             Some(prepared) => self.bytes.extend_from_slice(prepared.body(first)),
-            None => load.pool.write_body(&mut self.bytes, first, count, now_ms(), self.single),
+            None => load.pool.write_body(&mut self.bytes, first, count, unix_ms().unsigned_abs(), self.single),
         }
         let mut length = self.bytes.len() - self.head_len;
         for position in (self.length_end - LENGTH_DIGITS..self.length_end).rev() {

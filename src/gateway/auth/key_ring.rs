@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use subtle::ConstantTimeEq as _;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::caller::KnownKey;
+use crate::base::clock::unix_ms;
 use crate::base::errors::chain;
 use crate::http::Readiness;
 use crate::metrics;
@@ -289,8 +290,7 @@ struct StoreClock {
 impl StoreClock {
     /// Follows this machine's clock until the store is read.
     fn new() -> Self {
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        Self { base: Instant::now(), base_ms: AtomicI64::new(i64::try_from(now_ms).unwrap_or(i64::MAX)) }
+        Self { base: Instant::now(), base_ms: AtomicI64::new(unix_ms()) }
     }
 
     fn set(&self, now_ms: i64) {

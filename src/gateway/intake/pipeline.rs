@@ -1,11 +1,10 @@
 //! The steps that all ingest APIs share: read a body, validate its events, publish them, and record refusals.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::Bytes;
 use http::StatusCode;
 
 use super::outcome::{ItemOutcomes, count, pack, without_publishing};
+use crate::base::clock::unix_ms;
 use crate::base::errors::chain;
 use crate::bus::{Batch, Bus, BusError, Original, Published};
 use crate::event::request::{Accepted, Refused};
@@ -81,9 +80,8 @@ impl Gateway {
     }
 
     pub(crate) fn arrival<'c>(&self, caller: &'c Caller) -> Arrival<'c> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Arrival {
-            received_at_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+            received_at_ms: unix_ms(),
             key_app: caller.app(),
             event_bytes_max: self.event_bytes_max,
             assigned_id: None,

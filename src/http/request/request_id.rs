@@ -3,12 +3,11 @@
 //! Both appear in every reply and in log lines about the request. They do not affect events, whose `correlation_id` is
 //! a separate field.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 
 use super::head::header_values;
+use crate::base::clock::unix_ms;
 use crate::event::new_id;
 use crate::http::reply::refusal_headers::RefusalHeaders;
 
@@ -64,9 +63,8 @@ fn well_formed(headers: &HeaderMap, name: HeaderName) -> Option<HeaderValue> {
 }
 
 fn generated() -> HeaderValue {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut buffer = [0; 36];
-    let text = new_id(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)).encode_lower(&mut buffer);
+    let text = new_id(unix_ms()).encode_lower(&mut buffer);
     // Hexadecimal digits and hyphens are valid header values.
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }

@@ -1,7 +1,7 @@
 //! Builds the TLS configuration from the contents of its files.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -13,6 +13,7 @@ use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use x509_cert::der::Decode as _;
 
 use super::files::{Digest, TlsError, TlsFile, TlsFiles, fingerprint, read};
+use crate::base::clock::unix_ms;
 
 /// A certificate expires soon when less than this is left, and less than this fraction of its lifetime.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3_600);
@@ -65,7 +66,7 @@ impl Validity {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    unix_ms().unsigned_abs() / 1_000
 }
 
 /// The contents of the files.

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use jiff::Timestamp;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
@@ -30,6 +29,7 @@ use super::settings::DispatcherSettings;
 use super::tls::client_config;
 use crate::base::backoff::{Backoff, random_unit};
 use crate::base::clock;
+use crate::base::clock::unix_ms;
 use crate::base::supervisor::Tasks;
 use crate::bus::Bus;
 use crate::metrics;
@@ -304,7 +304,7 @@ impl Dispatcher {
         let now = Instant::now();
         let mut at = now + self.settings.poll_interval;
         if let Some(due_ms) = next_due_ms {
-            let wait_ms = u64::try_from(due_ms - Timestamp::now().as_millisecond()).unwrap_or(0);
+            let wait_ms = u64::try_from(due_ms - unix_ms()).unwrap_or(0);
             let wait = Duration::from_millis(wait_ms);
             at = at.min(now + if wait.is_zero() { LOCKED_POLL_DELAY } else { wait });
         }
@@ -386,7 +386,7 @@ impl Dispatcher {
             self.in_flight += 1;
             let (client, endpoint) = (self.client.clone(), endpoint.clone());
             self.background.push(Box::pin(async move {
-                let attempted_at_ms = Timestamp::now().as_millisecond();
+                let attempted_at_ms = unix_ms();
                 let payload = std::mem::replace(&mut delivery.payload, RawValue::NULL.to_owned());
                 let body = Bytes::from(Box::<str>::from(payload).into_boxed_bytes());
                 let result = send(&client, &endpoint, delivery.id, body).await;

@@ -17,6 +17,7 @@ use super::error::{damaged, failed};
 use super::row::{is_storable, timestamp};
 use super::statement::run;
 use super::wake::Wake;
+use crate::base::clock::unix_ms;
 use crate::store::cursor;
 use crate::store::delivery::{
     ABANDON_ROWS_MAX, BacklogLimits, ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus,
@@ -85,7 +86,7 @@ impl Engine {
             (wait_ms, _) = self.next_due(skip).await?;
         }
         // In this process's time, whose clock may differ from the database's.
-        Ok(wait_ms.map(|wait_ms| jiff::Timestamp::now().as_millisecond().saturating_add(wait_ms)))
+        Ok(wait_ms.map(|wait_ms| unix_ms().saturating_add(wait_ms)))
     }
 
     /// How long until the next delivery is due, and what the server's clock shows.
@@ -142,7 +143,7 @@ impl Engine {
 
     pub(in crate::store) async fn finish_deliveries(&self, outcomes: Vec<DeliveryOutcome>) -> Result<(), StoreError> {
         let context = "finish deliveries";
-        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let now_ms = unix_ms();
         let mut outcomes = outcomes;
         outcomes.sort_by_key(|outcome| outcome.id);
         let again = outcomes.iter().any(|outcome| outcome.status == DeliveryStatus::Pending);

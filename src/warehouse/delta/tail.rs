@@ -4,7 +4,7 @@
 //! commits.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use serde_json::json;
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use super::action::{self, Action, Metadata, Protocol, Txn};
 use super::checkpoint_rows::{self, Columns};
 use super::log::{self, LOG, Listing};
 use super::path_states::{PathState, PathStates};
-use crate::base::clock::unix_ms;
+use crate::base::clock::{ClockReading, unix_ms};
 use crate::warehouse::storage::Objects;
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
@@ -33,24 +33,6 @@ pub(super) struct Tail {
     pub(super) states: PathStates,
     /// When there was no version after `version`.
     read_at: ClockReading,
-}
-
-/// A time by two clocks: the monotonic one stops while the machine is suspended, the wall clock may be set.
-#[derive(Clone, Copy, Debug)]
-struct ClockReading {
-    monotonic: Instant,
-    wall: SystemTime,
-}
-
-impl ClockReading {
-    fn now() -> Self {
-        Self { monotonic: Instant::now(), wall: SystemTime::now() }
-    }
-
-    fn age(self) -> Duration {
-        // A wall clock that was set back is ignored.
-        self.monotonic.elapsed().max(self.wall.elapsed().unwrap_or_default())
-    }
 }
 
 impl Tail {

@@ -4,7 +4,7 @@
 //! refused. Knows nothing about the contents of the new files.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use super::cleanup;
 use super::halt::Halt;
@@ -14,6 +14,7 @@ use super::output::Output;
 use super::scratch::Scratch;
 use super::settings::{CompactionProgress, CompactionSettings, Throttle};
 use crate::base::backoff::{Backoff, random_unit};
+use crate::base::clock::ClockReading;
 use crate::base::faults;
 use crate::warehouse::catalog::footers::FooterCache;
 use crate::warehouse::columns::promoted::PromotedColumns;
@@ -66,7 +67,7 @@ pub(in crate::warehouse) fn run_job<T>(
             settings,
             throttle,
             lease,
-            began: (Instant::now(), SystemTime::now()),
+            began: ClockReading::now(),
             progress: CompactionProgress::default(),
         };
         match work(&mut job) {
@@ -99,7 +100,7 @@ pub(in crate::warehouse) struct Job<'a> {
     pub(in crate::warehouse) settings: &'a CompactionSettings,
     throttle: Throttle<'a>,
     lease: &'a mut Lease,
-    began: (Instant, SystemTime),
+    began: ClockReading,
     pub(in crate::warehouse) progress: CompactionProgress,
 }
 
@@ -140,7 +141,7 @@ impl Job<'_> {
         if !(self.throttle)(self.progress) {
             return Err(Halt::Stopped);
         }
-        let age = self.began.0.elapsed().max(self.began.1.elapsed().unwrap_or_default());
+        let age = self.began.age();
         if age > JOB_MAX || !self.lease.renew(self.objects)? {
             return Err(Halt::Overtaken);
         }
