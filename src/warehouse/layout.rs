@@ -9,6 +9,7 @@ use std::fmt;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 pub(super) const HOUR_MS: i64 = 3_600_000;
@@ -79,7 +80,7 @@ impl Naming {
         let mut part = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=');
         let app_id = match self {
             Self::Plain => part("app_id")?.to_owned(),
-            Self::FoldedCase => unescape(part("app_id")?)?,
+            Self::FoldedCase => percent_decode_str(part("app_id")?).decode_utf8().ok()?.into_owned(),
         };
         let date = (part("year")?.parse().ok()?, part("month")?.parse().ok()?, part("day")?.parse().ok()?);
         let time = DateTime::new(date.0, date.1, date.2, part("hour")?.parse().ok()?, 0, 0, 0).ok()?;
@@ -90,17 +91,6 @@ impl Naming {
         let is_it = if self == Self::Plain { named == directory } else { named.eq_ignore_ascii_case(directory) };
         (is_path_safe(&partition.app_id) && is_it).then_some(partition)
     }
-}
-
-fn unescape(name: &str) -> Option<String> {
-    let mut parts = name.split('%');
-    let mut plain = parts.next()?.to_owned();
-    for part in parts {
-        let (code, rest) = part.split_at_checked(2)?;
-        plain.push(char::from(u8::from_str_radix(code, 16).ok()?));
-        plain.push_str(rest);
-    }
-    Some(plain)
 }
 
 /// For messages; [`Naming`] decides where files go.

@@ -18,7 +18,6 @@ mod handle;
 mod error;
 mod layout;
 mod sequence_set;
-mod varint;
 
 mod storage;
 

@@ -7,7 +7,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 
-use super::varint::{put_varint, take_varint};
+use crate::base::varint::{put_varint, take_varint};
 
 /// The most ranges in a footer: a file of 16 million rows with no two adjacent sequences.
 const RANGES_MAX: usize = 1 << 24;
@@ -19,16 +19,9 @@ pub struct SequenceSet {
 }
 
 /// The text is not an encoded sequence set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed sequence ranges")]
 pub struct MalformedSequenceSet;
-
-impl std::fmt::Display for MalformedSequenceSet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("malformed sequence ranges")
-    }
-}
-
-impl std::error::Error for MalformedSequenceSet {}
 
 impl SequenceSet {
     /// Builds the set from sequences in any order; duplicates are allowed.

@@ -18,6 +18,7 @@ use crate::admin::input::query::Params;
 use crate::admin::problem::{invalid, set_errors, store_problem};
 use crate::admin::resource::{Resource, validate};
 use crate::admin::state::{Checks, Shared};
+use crate::base::json_pointer::escaped;
 use crate::base::nearest::nearest;
 use crate::event::FieldError;
 use crate::http::Problem;
@@ -199,7 +200,7 @@ impl SetReader {
 
 fn not_a_list(name: &str) -> FieldError {
     const LISTS: [&str; 3] = [NewWebhook::PATH, NewRule::PATH, NewAnomalyConfig::PATH];
-    let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+    let pointer = format!("/{}", escaped(name));
     if LISTS.contains(&name) {
         return FieldError::new(pointer, "must be an array");
     }

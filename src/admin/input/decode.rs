@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
+use crate::base::json_pointer::escaped;
 use crate::base::nearest::nearest;
 use crate::event::FieldError;
 
@@ -222,10 +223,6 @@ pub(in crate::admin) fn pointer(path: &serde_path_to_error::Path) -> String {
         }
     }
     pointer
-}
-
-fn escaped(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
 }
 
 /// The parser's message without the quoted value.

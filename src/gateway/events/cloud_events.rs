@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use http_body_util::Full;
+use percent_encoding::percent_decode;
 
 use super::content_type::{self, ContentType};
 use super::idempotency_key;
@@ -144,7 +145,7 @@ fn decode(value: &[u8]) -> Option<Cow<'_, str>> {
         Some(quoted) => unescape(quoted).into(),
         None => value.into(),
     };
-    String::from_utf8(percent_decode(&unquoted)).ok().map(Cow::Owned)
+    String::from_utf8(percent_decode(&unquoted).collect()).ok().map(Cow::Owned)
 }
 
 /// RFC 9110 §5.6.4: removes the backslash of each quoted pair.
@@ -153,25 +154,6 @@ fn unescape(quoted: &[u8]) -> Vec<u8> {
     let mut bytes = quoted.iter();
     while let Some(byte) = bytes.next() {
         out.push(if *byte == b'\\' { *bytes.next().unwrap_or(byte) } else { *byte });
-    }
-    out
-}
-
-fn percent_decode(text: &[u8]) -> Vec<u8> {
-    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [byte, after @ ..] = rest {
-        match (byte, digit(after.first()), digit(after.get(1))) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                rest = &after[2..];
-            }
-            _ => {
-                out.push(*byte);
-                rest = after;
-            }
-        }
     }
     out
 }

@@ -15,6 +15,7 @@ use serde_json::{Map, Number, Value, json};
 use uuid::Uuid;
 
 use super::window::Window;
+use crate::base::json_pointer::escaped;
 use crate::base::nearest::suggestion;
 use crate::event::describe::ViewType;
 use crate::event::{FieldError, GROUP_BYTES_MAX, ViewValue};
@@ -99,7 +100,7 @@ impl Detector {
         };
         let group_by = if members.contains_key("group_by") { reader.path("group_by") } else { None };
         for name in members.keys().filter(|name| *name != "group_by" && !fields.contains(&name.as_str())) {
-            let pointer = format!("/config/{}", name.replace('~', "~0").replace('/', "~1"));
+            let pointer = format!("/config/{}", escaped(name));
             let known = fields.iter().copied().chain(["group_by"]);
             let detail = format!("is not a field of this detection type{}", suggestion(name, known));
             reader.errors.push(FieldError::new(pointer, detail));

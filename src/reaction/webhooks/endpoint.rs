@@ -3,7 +3,6 @@
 //! Invariant: a webhook that passes [`check_webhook`] yields a valid request. Its address is checked on connecting,
 //! never here.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,10 +10,12 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AG
 use http::uri::Scheme;
 use http::{HeaderMap, Method, Request, Uri};
 use http_body_util::Full;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::Url;
 use uuid::Uuid;
 
 use super::signing::{Signer, standard_key};
+use crate::base::json_pointer::escaped;
 use crate::event::FieldError;
 use crate::reaction::name::check_name;
 use crate::store::{Auth, NewWebhook, Webhook};
@@ -78,7 +79,7 @@ pub fn check_webhook(webhook: &NewWebhook) -> Vec<FieldError> {
         errors.push(FieldError::new("/headers", format!("must have at most {HEADERS_MAX} members")));
     }
     for (name, value) in webhook.headers.iter().take(HEADERS_MAX) {
-        let pointer = || format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"));
+        let pointer = || format!("/headers/{}", escaped(name));
         if let Err(detail) = parse_header_name(name).and_then(|parsed| check_header(&parsed, value, webhook)) {
             errors.push(FieldError::new(pointer(), detail));
         }
@@ -192,26 +193,29 @@ fn parse_url(text: &str) -> Result<Uri, String> {
         return Err(no_port());
     }
     let (scheme, authority) = (url.scheme(), url.authority());
-    let mut sent = format!("{scheme}://{authority}");
-    write_encoded(&mut sent, url.path());
+    let mut sent = format!("{scheme}://{authority}{}", utf8_percent_encode(url.path(), NOT_ALLOWED));
     if let Some(query) = url.query() {
         sent.push('?');
-        write_encoded(&mut sent, query);
+        sent.extend(utf8_percent_encode(query, NOT_ALLOWED));
     }
     sent.parse().map_err(|_| "is not a URL".to_owned())
 }
 
-/// Percent-encodes characters that RFC 3986 does not allow in a path or query and the URL standard leaves as they are.
-fn write_encoded(out: &mut String, text: &str) {
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string never fails.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-}
+/// Characters that RFC 3986 does not allow in a path or query; the URL standard leaves some of them as they are.
+const NOT_ALLOWED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}')
+    .add(b'#');
 
 /// Only methods that carry a body are allowed.
 fn parse_method(text: &str) -> Option<Method> {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::webhook::{Auth, NewWebhook};
+use crate::base::json_pointer::escaped;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::secrets::{MASK, has_masked_parts, is_secret_header, masked_url, restore_url, same_origin};
 
@@ -39,7 +40,7 @@ impl NewWebhook {
         }
         for (name, value) in self.headers.iter_mut().filter(|(_, value)| *value == MASK) {
             let old = stored.and_then(|stored| stored.headers.iter().find(|(old, _)| old.eq_ignore_ascii_case(name)));
-            let pointer = format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"));
+            let pointer = format!("/headers/{}", escaped(name));
             match old {
                 Some((_, old)) => {
                     value.clone_from(old);

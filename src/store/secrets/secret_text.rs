@@ -2,6 +2,8 @@
 //!
 //! Invariant: when in doubt, it does. Masking a word costs its reader little; showing a key costs its owner the key.
 
+use percent_encoding::percent_decode_str;
+
 /// Parts of a name whose value is secret.
 const SECRET_WORDS: [&str; 11] =
     ["auth", "bearer", "cookie", "cred", "key", "pass", "secret", "session", "signature", "token", "pwd"];
@@ -27,30 +29,14 @@ pub(in crate::store) fn is_secret_name(name: &str) -> bool {
 
 /// Whether any word of the text could be a key, a token or a UUID. Percent-encoding is decoded.
 pub(in crate::store) fn looks_secret(text: &str) -> bool {
-    let text = decoded(text);
+    // A non-ASCII character is a separator, however it is encoded.
+    let text = percent_decode_str(text).decode_utf8_lossy();
     text.split(|c: char| !(c.is_ascii_alphanumeric() || is_joint(c))).any(word_looks_secret)
 }
 
 /// Characters that join the parts of one word, of UUIDs and URL-safe base64 too.
 fn is_joint(c: char) -> bool {
     matches!(c, '-' | '_' | '.' | '~' | '+')
-}
-
-fn decoded(text: &str) -> String {
-    let mut pieces = text.split('%');
-    let mut decoded = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        let code = piece.get(..2).and_then(|code| u8::from_str_radix(code, 16).ok());
-        match code {
-            // A non-ASCII character is a separator either way.
-            Some(code) => {
-                decoded.push(char::from(code));
-                decoded.push_str(&piece[2..]);
-            }
-            None => decoded.push_str(piece),
-        }
-    }
-    decoded
 }
 
 fn word_looks_secret(word: &str) -> bool {

@@ -6,13 +6,13 @@
 use hashbrown::HashTable;
 
 use super::table::{self, DEVICE_FLAGS, DEVICE_NUMBERS, DEVICE_TEXTS, DeviceValues};
+use crate::base::varint::{put_varint, take_text};
 use crate::event::EventRef;
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 use crate::warehouse::pages::chunk::Chunk;
 use crate::warehouse::pages::column::{BooleanColumn, DictionaryColumn, IntegerColumn, slice_of};
 use crate::warehouse::pages::compression::Compressor;
 use crate::warehouse::pages::short_text::hash;
-use crate::warehouse::varint::{put_varint, take_text};
 
 /// The nullable columns.
 ///

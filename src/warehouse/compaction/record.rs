@@ -9,12 +9,12 @@
 
 use std::cmp::Ordering;
 
+use crate::base::varint::{put_varint, take_text};
 use crate::warehouse::WarehouseError;
 use crate::warehouse::columns::device::RowDevice;
 use crate::warehouse::columns::row::StoredRow;
 use crate::warehouse::columns::table::{self, NUMBERS, TEXTS, Values};
 use crate::warehouse::error::WarehouseErrorKind;
-use crate::warehouse::varint::{put_varint, take_text};
 
 const NUMBER_BYTES: usize = 8;
 const HEAD_BYTES: usize = NUMBERS * NUMBER_BYTES;

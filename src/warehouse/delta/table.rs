@@ -3,6 +3,7 @@
 //! The log declares the types of the partition columns, so that no reader has to guess from the path whether `007` is a
 //! number.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -71,15 +72,9 @@ fn values(partition: &Partition) -> StringMap {
 
 /// Percent-encodes a path: the log contains URIs.
 fn encode_path(path: &str) -> String {
-    let mut encoded = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'=' | b'.' | b'_' | b'-' | b'~') {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
+    const ENCODED: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'/').remove(b'=').remove(b'.').remove(b'_').remove(b'-').remove(b'~');
+    utf8_percent_encode(path, ENCODED).to_string()
 }
 
 /// The metadata of a new table.

@@ -4,7 +4,7 @@
 //! DELTA_BINARY_PACKED (5), PLAIN booleans (0). Tests read the result back with the `parquet`
 //! crate, whose own encoders are private and hash every value again.
 
-use crate::warehouse::varint::put_varint;
+use crate::base::varint::put_varint;
 
 /// Length from which a run of equal values is shorter than packed bits.
 const RUN_MIN: usize = 16;

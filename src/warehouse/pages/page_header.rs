@@ -8,6 +8,8 @@ use parquet::basic::Encoding;
 use parquet::column::page::{CompressedPage, Page, PageWriteSpec};
 use parquet::errors::ParquetError;
 
+use crate::base::varint::put_varint;
+
 /// Field types of the compact protocol: i32 and enums, and structs.
 const I32: u8 = 5;
 const STRUCT: u8 = 12;
@@ -76,12 +78,7 @@ impl Fields<'_> {
     fn i32(&mut self, field: u8, value: i32) {
         self.begin(field, I32);
         // Zigzag, then a varint.
-        let mut rest = ((value << 1) ^ (value >> 31)) as u32;
-        while rest >= 0x80 {
-            self.out.push(rest as u8 | 0x80);
-            rest >>= 7;
-        }
-        self.out.push(rest as u8);
+        put_varint(self.out, u64::from(((value << 1) ^ (value >> 31)) as u32));
     }
 
     fn structure(&mut self, field: u8, fill: impl FnOnce(&mut Fields<'_>)) {

@@ -7,6 +7,7 @@
 //! answered. A message not listed was delivered once. Knows nothing of SQLite.
 
 use super::window::{Slot, State, Window};
+use crate::base::varint::{put_varint, take_varint};
 
 const TAG_RUNS: u8 = 0;
 const TAG_BITMAP: u8 = 1;
@@ -29,9 +30,9 @@ impl Position {
         let mut counts = Vec::new();
         let mut previous = floor;
         for (sequence, slot) in in_flight().filter(|(_, slot)| slot.count > 1 || slot.unanswered > 0) {
-            write_leb128(&mut counts, sequence - previous);
-            write_leb128(&mut counts, u64::from(slot.count));
-            write_leb128(&mut counts, u64::from(slot.unanswered));
+            put_varint(&mut counts, sequence - previous);
+            put_varint(&mut counts, u64::from(slot.count));
+            put_varint(&mut counts, u64::from(slot.unanswered));
             previous = sequence;
         }
         let sequences = || in_flight().map(|(sequence, _)| sequence);
@@ -64,7 +65,7 @@ impl Position {
             Some((&TAG_RUNS, mut rest)) => {
                 let (mut covered, mut resolved) = (0, false);
                 while !rest.is_empty() {
-                    let run = read_leb128(&mut rest)?;
+                    let run = take_varint(&mut rest)?;
                     covered = Some(covered + run).filter(|covered| *covered <= span)?;
                     (0..run).for_each(|_| look(resolved));
                     resolved = !resolved;
@@ -87,8 +88,8 @@ fn runs(floor: u64, high: u64, in_flight: impl Iterator<Item = u64>, bytes_max: 
     let (mut start, mut end) = (floor + 1, floor + 1);
     for sequence in in_flight {
         if sequence != end {
-            write_leb128(&mut out, end - start);
-            write_leb128(&mut out, sequence - end);
+            put_varint(&mut out, end - start);
+            put_varint(&mut out, sequence - end);
             start = sequence;
         }
         end = sequence + 1;
@@ -96,9 +97,9 @@ fn runs(floor: u64, high: u64, in_flight: impl Iterator<Item = u64>, bytes_max: 
             return None;
         }
     }
-    write_leb128(&mut out, end - start);
+    put_varint(&mut out, end - start);
     if end <= high {
-        write_leb128(&mut out, high + 1 - end);
+        put_varint(&mut out, high + 1 - end);
     }
     Some(out)
 }
@@ -118,33 +119,12 @@ fn read_counts(floor: u64, mut bytes: &[u8]) -> Option<Vec<(u64, u16, u8)>> {
     let mut counts = Vec::new();
     let mut sequence = floor;
     while !bytes.is_empty() {
-        sequence = sequence.checked_add(read_leb128(&mut bytes)?)?;
-        let count = u16::try_from(read_leb128(&mut bytes)?).ok()?;
-        let unanswered = u8::try_from(read_leb128(&mut bytes)?).ok()?;
+        sequence = sequence.checked_add(take_varint(&mut bytes)?)?;
+        let count = u16::try_from(take_varint(&mut bytes)?).ok()?;
+        let unanswered = u8::try_from(take_varint(&mut bytes)?).ok()?;
         counts.push((sequence, count, unanswered));
     }
     Some(counts)
-}
-
-fn write_leb128(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn read_leb128(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use async_nats::connection::State;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::sync::watch;
@@ -189,33 +190,12 @@ fn servers(urls: &str) -> Result<Vec<ServerAddr>, BusError> {
 
 /// The client does not take credentials from URLs: a user and a password, or only a token.
 fn authenticated(options: ConnectOptions, servers: &[ServerAddr]) -> ConnectOptions {
-    let decoded = |text: &str| percent_decode(text);
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     match servers.iter().find_map(|server| Some((server.username()?, server.password()))) {
         Some((user, Some(password))) => options.user_and_password(decoded(user), decoded(password)),
         Some((token, None)) => options.token(decoded(token)),
         None => options,
     }
-}
-
-/// Decodes `%41` to `A`; anything that is not such an escape stays as it is.
-fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let pair = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
-        match pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 async fn options(settings: &NatsSettings, servers: &[ServerAddr], link: Arc<Link>) -> Result<ConnectOptions, BusError> {

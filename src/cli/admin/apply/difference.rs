@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::base::json_pointer::escaped;
 use crate::store::OWN_MEMBERS;
 
 /// One member that differs. A side without the member is `None`.
@@ -35,7 +36,7 @@ fn compare(pointer: String, before: Option<&Value>, after: Option<&Value>, chang
         (Some(Value::Object(before)), Some(Value::Object(after))) => {
             let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
             for name in names {
-                let pointer = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
+                let pointer = format!("{pointer}/{}", escaped(name));
                 compare(pointer, before.get(name), after.get(name), changes);
             }
         }

@@ -1,7 +1,7 @@
 //! Unsigned LEB128 varints and length-prefixed strings.
 
 /// Appends an unsigned LEB128 varint.
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -10,7 +10,7 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Takes a length-prefixed string from the front of `bytes`; `None` if there is no valid one.
-pub(super) fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
+pub fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
     // Most strings are shorter than 128 bytes.
     let length = match bytes.split_first() {
         Some((first, rest)) if *first < 0x80 => {
@@ -25,7 +25,7 @@ pub(super) fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
 }
 
 /// Takes a varint from the front of `bytes`; `None` if there is no valid one.
-pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+pub fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let (byte, rest) = bytes.split_first()?;
