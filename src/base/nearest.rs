@@ -26,27 +26,10 @@ pub(crate) fn nearest<'n>(written: &str, names: &[&'n str]) -> Option<&'n str> {
     (edits <= 1 + name.len().min(written.len()) / 4).then_some(name)
 }
 
-/// The Levenshtein distance, with a swap of neighbours as one edit.
+/// The edits between two names, with a swap of neighbours as one.
 fn edits(a: &str, b: &str) -> usize {
     // Nobody means a name by a text of another order of length.
-    if a.len().abs_diff(b.len()) > 32 || a.len() > 256 {
-        return usize::MAX;
-    }
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let (mut before, mut last) = (vec![0; b.len() + 1], (0..=b.len()).collect::<Vec<usize>>());
-    for i in 1..=a.len() {
-        let mut row = vec![i; b.len() + 1];
-        for j in 1..=b.len() {
-            let swap = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-            let change = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            row[j] = change.min(last[j] + 1).min(row[j - 1] + 1);
-            if swap {
-                row[j] = row[j].min(before[j - 2] + 1);
-            }
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
+    if a.len().abs_diff(b.len()) > 32 || a.len() > 256 { usize::MAX } else { strsim::osa_distance(a, b) }
 }
 
 #[cfg(test)]
