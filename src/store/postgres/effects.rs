@@ -8,8 +8,8 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::client::Client;
-use super::engine::Engine;
 use super::engine::Ending::{Commit, Rollback};
+use super::engine::Engine;
 use super::error::failed;
 use super::statement::run;
 use super::wake::Wake;
