@@ -1,6 +1,7 @@
 //! Foundations: values and small mechanisms that know nothing of events.
 
 pub mod backoff;
+pub mod bloom;
 pub mod clock;
 pub mod duration;
 pub mod errors;

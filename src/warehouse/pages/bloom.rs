@@ -6,15 +6,13 @@
 use parquet::bloom_filter::Sbbf;
 use twox_hash::XxHash64;
 
+use crate::base::bloom::{BLOCK_BYTES, Filter};
+
 /// The specification's seed for xxHash64.
 const SEED: u64 = 0;
 /// Ten bits per value give about one false positive in a hundred.
 const BITS_PER_VALUE: usize = 10;
-const BLOCK_BYTES: usize = 32;
 const BYTES_MAX: usize = 16 * 1024 * 1024;
-
-const SALT: [u32; 8] =
-    [0x47b6_137b, 0x4497_4d91, 0x8824_ad5b, 0xa2b7_289d, 0x7054_95c7, 0x2df1_424b, 0x9efc_4947, 0x5c6b_fb31];
 
 /// The hashes of a column's values, until its row group closes.
 #[derive(Default)]
@@ -37,16 +35,9 @@ impl Hashes {
     pub(crate) fn filter(&self) -> Sbbf {
         let Self(hashes) = self;
         let bytes = (hashes.len() * BITS_PER_VALUE / 8).next_power_of_two().clamp(BLOCK_BYTES, BYTES_MAX);
-        let blocks = bytes / BLOCK_BYTES;
-        let mut words = vec![[0u32; 8]; blocks];
-        for hash in hashes {
-            let block = &mut words[(((hash >> 32) * blocks as u64) >> 32) as usize];
-            for (word, salt) in block.iter_mut().zip(SALT) {
-                *word |= 1 << ((*hash as u32).wrapping_mul(salt) >> 27);
-            }
-        }
-        let bitset: Vec<u8> = words.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
-        Sbbf::new(&bitset)
+        let mut filter = Filter::new(bytes / BLOCK_BYTES);
+        hashes.iter().for_each(|hash| filter.insert(*hash));
+        Sbbf::new(&filter.to_bytes())
     }
 }
 

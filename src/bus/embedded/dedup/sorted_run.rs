@@ -12,6 +12,7 @@
 //! Invariant: keys are unique and ascend over the whole run. Knows nothing of time or SQLite.
 
 use super::key::{DedupEntry, DedupKey};
+use crate::base::bloom::{self, Filter};
 
 /// A key, its time in seconds and the first sequence of its group.
 const ENTRY_BYTES: usize = 28;
@@ -23,14 +24,13 @@ pub(crate) const BLOCK_ENTRIES: usize = 140;
 pub(crate) const BLOCK_BYTES: usize = 1 + BLOCK_ENTRIES * ENTRY_BYTES;
 
 const FILTER_BITS_PER_KEY: usize = 16;
-const FILTER_LINE_WORDS: usize = 8;
 
 /// Finds the block of a key.
 #[derive(Debug, PartialEq)]
 pub(crate) struct RunIndex {
     /// The first key of each block.
     index_keys: Vec<DedupKey>,
-    filter: Vec<[u32; FILTER_LINE_WORDS]>,
+    filter: Filter,
 }
 
 /// A run built from its keys.
@@ -45,15 +45,13 @@ impl BuiltRun {
     pub(crate) fn new(keys: impl Iterator<Item = (DedupKey, DedupEntry)>) -> Self {
         let mut sorted: Vec<(DedupKey, DedupEntry)> = keys.collect();
         sorted.sort_unstable_by_key(|(key, _)| *key);
-        let lines = (sorted.len() * FILTER_BITS_PER_KEY).div_ceil(FILTER_LINE_WORDS * 32).max(1);
-        let mut filter = vec![[0; FILTER_LINE_WORDS]; lines];
+        let mut filter = Filter::new((sorted.len() * FILTER_BITS_PER_KEY).div_ceil(bloom::BLOCK_BYTES * 8));
         let mut bytes = Vec::with_capacity(sorted.len().div_ceil(BLOCK_ENTRIES) * BLOCK_BYTES);
         for (index, (key, seen)) in sorted.iter().enumerate() {
             if index % BLOCK_ENTRIES == 0 {
                 bytes.push(BLOCK_VERSION);
             }
-            let (line, mask) = place(key, lines);
-            filter[line].iter_mut().zip(mask).for_each(|(word, bit)| *word |= bit);
+            filter.insert(hash(key));
             bytes.extend_from_slice(&key.0);
             bytes.extend_from_slice(&seen.published_s.to_le_bytes());
             bytes.extend_from_slice(&seen.group().to_le_bytes());
@@ -71,9 +69,7 @@ impl RunIndex {
     /// The block that may contain the key; `None` when the run does not contain it.
     #[inline]
     pub(crate) fn candidate(&self, key: &DedupKey) -> Option<usize> {
-        let (line, mask) = place(key, self.filter.len());
-        let missing = self.filter[line].iter().zip(mask).fold(0, |missing, (word, bit)| missing | (bit & !word));
-        if missing != 0 {
+        if !self.filter.may_contain(hash(key)) {
             return None;
         }
         self.index_keys.partition_point(|index_key| index_key <= key).checked_sub(1)
@@ -82,20 +78,15 @@ impl RunIndex {
     /// Index keys and filter as stored.
     pub(crate) fn encode(&self) -> (Vec<u8>, Vec<u8>) {
         let index_keys = self.index_keys.iter().flat_map(|key| key.0).collect();
-        let filter = self.filter.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
-        (index_keys, filter)
+        (index_keys, self.filter.to_bytes())
     }
 
     /// `None` when the bytes are not an index.
     pub(crate) fn decode(index_keys: &[u8], filter: &[u8]) -> Option<Self> {
         let (keys, no_rest) = index_keys.as_chunks::<16>();
-        let (words, no_odd) = filter.as_chunks::<4>();
-        let words: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
-        let (lines, no_part) = words.as_chunks::<FILTER_LINE_WORDS>();
-        let whole = no_rest.is_empty() && no_odd.is_empty() && no_part.is_empty() && !lines.is_empty();
-        let ascending = keys.is_sorted();
-        (whole && ascending)
-            .then(|| Self { index_keys: keys.iter().map(|key| DedupKey(*key)).collect(), filter: lines.to_vec() })
+        let index_keys = keys.iter().map(|key| DedupKey(*key)).collect();
+        let filter = Filter::from_bytes(filter)?;
+        (no_rest.is_empty() && keys.is_sorted()).then_some(Self { index_keys, filter })
     }
 }
 
@@ -112,16 +103,11 @@ pub(crate) fn find_in_block(block: &[u8], key: &DedupKey) -> Option<DedupEntry> 
     Some(DedupEntry::new(u32::from_le_bytes(*seconds), u64::from_le_bytes(*group.first_chunk()?)))
 }
 
-/// The filter line of a key and its bit in each word of the line. The salts are those of Parquet's split-block Bloom
-/// filter; the key itself is the hash.
+/// The end of a key, which is a hash itself.
 #[inline]
-fn place(key: &DedupKey, lines: usize) -> (usize, [u32; FILTER_LINE_WORDS]) {
-    const SALTS: [u32; FILTER_LINE_WORDS] =
-        [0x47b6_137b, 0x4497_4d91, 0x8824_ad5b, 0xa2b7_289d, 0x7054_95c7, 0x2df1_424b, 0x9efc_4947, 0x5c6b_fb31];
+fn hash(key: &DedupKey) -> u64 {
     let [.., a, b, c, d, e, f, g, h] = key.0;
-    let line = (u64::from(u32::from_le_bytes([a, b, c, d])) * lines as u64) >> 32;
-    let low = u32::from_le_bytes([e, f, g, h]);
-    (line as usize, SALTS.map(|salt| 1 << (low.wrapping_mul(salt) >> 27)))
+    u64::from(u32::from_le_bytes([a, b, c, d])) << 32 | u64::from(u32::from_le_bytes([e, f, g, h]))
 }
 
 #[cfg(test)]
