@@ -12,6 +12,7 @@ mod start_failure;
 
 // Outside of the roles: the ports, the log, the signals.
 mod certificates;
+mod data_directory;
 mod listeners;
 pub mod open_files;
 mod signals;
@@ -39,7 +40,8 @@ mod starting;
 
 pub use engines::migrate;
 pub use import::{Import, import_files};
-pub use lake::{Lake, init_lake, open_lake};
+pub use lake::{Lake, init_lake, open_audit_store, open_lake};
+pub use retention::Removals;
 pub use plan::Plan;
 pub use run::run;
 pub use start_failure::{StartFailure, StartFailureKind};

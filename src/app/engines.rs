@@ -162,15 +162,18 @@ async fn open<T, F: Future<Output = Result<T, StartFailure>>>(
     }
 }
 
-/// Migrates the PostgreSQL schema to this version. Returns the versions before and after.
+/// Migrates the PostgreSQL schema to this version. Waits for the server as a start does. Returns the versions before and
+/// after.
 pub async fn migrate(config: &Config) -> Result<(u32, u32), StartFailure> {
-    let migrated = crate::store::migrate_postgres(config.postgres.clone()).await;
-    migrated.map(|migrated| (migrated.from, migrated.to)).map_err(|error| {
-        let kind = if error.kind == StoreErrorKind::Unavailable {
-            StartFailureKind::Unreachable
-        } else {
-            StartFailureKind::Refused
-        };
-        StartFailure::new(kind, "migrate the store on PostgreSQL".to_owned(), &error)
+    open(("postgres", "database_host"), &Readiness::starting(), || async {
+        let migrated = crate::store::migrate_postgres(config.postgres.clone()).await;
+        migrated.map(|migrated| (migrated.from, migrated.to)).map_err(|error| {
+            let kind = match error.kind {
+                StoreErrorKind::Unavailable => StartFailureKind::Unreachable,
+                _ => StartFailureKind::Refused,
+            };
+            StartFailure::new(kind, "migrate the store on PostgreSQL".to_owned(), &error)
+        })
     })
+    .await
 }

@@ -13,7 +13,7 @@ use crate::base::backoff::{Backoff, random_unit};
 use crate::base::supervisor::Stage;
 use crate::config::Config;
 use crate::sink::{Compactor, SinkStatus};
-use crate::store::Store;
+use crate::store::{Store, StoreErrorKind};
 use crate::warehouse::{Adopted, LakeSettings, Metastore, Warehouse};
 
 const RETRY: Backoff = Backoff { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60) };
@@ -77,6 +77,29 @@ pub async fn open_lake(config: &Config) -> Result<Lake, StartFailure> {
         warehouse.note_for_metastore(told);
     }
     Ok(Lake { warehouse, settings: config.lake.clone() })
+}
+
+/// Opens the store for audit records of what a command removes. A configured PostgreSQL must be reachable. An embedded
+/// store is used if it exists and no process has it open; otherwise returns the reason.
+pub async fn open_audit_store(config: &Config) -> Result<Result<Store, String>, StartFailure> {
+    if config.database_url.is_some() || config.database_host.is_some() {
+        let opened = Store::connect_postgres(config.postgres.clone()).await;
+        return match opened {
+            Ok(store) => Ok(Ok(store)),
+            Err(error) => {
+                let kind = match error.kind {
+                    StoreErrorKind::Refused => StartFailureKind::Refused,
+                    _ => StartFailureKind::Unreachable,
+                };
+                Err(StartFailure::new(kind, "open the store of the audit record on PostgreSQL".to_owned(), &error))
+            }
+        };
+    }
+    let settings = config.sqlite.clone();
+    if !settings.dir.join("store.db").exists() {
+        return Ok(Err(format!("there is no store in {}", settings.dir.display())));
+    }
+    Ok(Store::open_sqlite(settings).map_err(|error| error.to_string()))
 }
 
 /// Removes expired partitions in the background. Returns the status for readiness.

@@ -89,7 +89,11 @@ impl Failures {
     }
 }
 
-/// The partitions of one app that a pass removed.
+/// Removed partitions, by app. Each app becomes one audit record.
+#[derive(Default)]
+pub struct Removals(Vec<Removed>);
+
+/// The partitions of one app that were removed.
 struct Removed {
     app_id: String,
     partitions: u64,
@@ -149,29 +153,29 @@ impl Expirer {
         let going_on = stop.clone();
         let found = self.warehouse.old_partitions(&self.settings, None, move |_| !going_on.is_cancelled()).await?;
         let OldPartitions { partitions, more, .. } = found;
-        let (mut failed, mut some, mut busy) = (None, false, false);
-        for of_app in partitions.chunk_by(|one, other| one.partition.app_id == other.partition.app_id) {
-            let mut removed: Option<Removed> = None;
-            for old in of_app.iter().take_while(|_| !stop.is_cancelled()) {
-                match self.warehouse.expire(old, &self.settings).await {
-                    Ok(ExpiryOutcome::Done(done)) => add(&mut removed, old, &done),
-                    Ok(ExpiryOutcome::Busy) => {
-                        busy = true;
-                        debug!(partition = %old.partition, "somebody else works on a partition that is too old")
-                    }
-                    Ok(ExpiryOutcome::Nothing) => {}
-                    Err(error) => {
-                        exit_on_fsync(&error);
-                        metrics::retention_failed();
-                        warn!(%error, partition = %old.partition, "partition could not be removed, trying again later");
-                        failed = Some(format!("{}: {error}", old.partition));
-                    }
+        let (mut failed, mut removals, mut busy) = (None, Removals::default(), false);
+        for old in partitions.iter().take_while(|_| !stop.is_cancelled()) {
+            match self.warehouse.expire(old, &self.settings).await {
+                Ok(ExpiryOutcome::Done(done)) => {
+                    metrics::retention_removed(done.files, done.bytes);
+                    removals.add(old, &done);
+                }
+                Ok(ExpiryOutcome::Busy) => {
+                    busy = true;
+                    debug!(partition = %old.partition, "somebody else works on a partition that is too old")
+                }
+                Ok(ExpiryOutcome::Nothing) => {}
+                Err(error) => {
+                    exit_on_fsync(&error);
+                    metrics::retention_failed();
+                    warn!(%error, partition = %old.partition, "partition could not be removed, trying again later");
+                    failed = Some(format!("{}: {error}", old.partition));
                 }
             }
-            some |= removed.is_some();
-            records.extend(removed.map(|removed| entry(&removed)).filter(|_| self.store.is_some()));
-            records.truncate(RECORDS_MAX);
         }
+        let some = !removals.0.is_empty();
+        records.extend(removals.records(ACTOR).filter(|_| self.store.is_some()));
+        records.truncate(RECORDS_MAX);
         if let Some((settings, retention)) = &self.vacuum {
             let going_on = stop.clone();
             let done = self.warehouse.vacuum(settings, *retention, move |_| !going_on.is_cancelled()).await?;
@@ -200,30 +204,40 @@ fn exit_on_fsync(error: &WarehouseError) {
     }
 }
 
-fn add(removed: &mut Option<Removed>, old: &OldPartition, done: &Expired) {
-    let (partition, Expired { files, bytes, left }) = (&old.partition, done);
-    metrics::retention_removed(*files, *bytes);
-    let left = (!left.is_empty()).then(|| left.join(", "));
-    info!(%partition, files, bytes, left, "partition removed: it is older than its retention");
-    let removed = removed.get_or_insert_with(|| Removed {
-        app_id: partition.app_id.clone(),
-        partitions: 0,
-        files: 0,
-        bytes: 0,
-        // Partitions come oldest first.
-        oldest: partition.hour_text(),
-        newest: String::new(),
-    });
-    removed.partitions += 1;
-    removed.files += files;
-    removed.bytes += bytes;
-    removed.newest = partition.hour_text();
+impl Removals {
+    /// Logs and counts a partition that was removed. Partitions of one app come together, oldest first.
+    pub fn add(&mut self, old: &OldPartition, done: &Expired) {
+        let (partition, Expired { files, bytes, left }) = (&old.partition, done);
+        let left = (!left.is_empty()).then(|| left.join(", "));
+        info!(%partition, files, bytes, left, "partition removed: it is older than its retention");
+        if self.0.last().is_none_or(|last| last.app_id != partition.app_id) {
+            self.0.push(Removed {
+                app_id: partition.app_id.clone(),
+                partitions: 0,
+                files: 0,
+                bytes: 0,
+                oldest: partition.hour_text(),
+                newest: String::new(),
+            });
+        }
+        if let Some(removed) = self.0.last_mut() {
+            removed.partitions += 1;
+            removed.files += files;
+            removed.bytes += bytes;
+            removed.newest = partition.hour_text();
+        }
+    }
+
+    /// The audit records, one per app.
+    pub fn records(self, actor: &str) -> impl Iterator<Item = AuditEntry> {
+        self.0.into_iter().map(move |removed| entry(removed, actor))
+    }
 }
 
-fn entry(removed: &Removed) -> AuditEntry {
+fn entry(removed: Removed, actor: &str) -> AuditEntry {
     let Removed { app_id, partitions, files, bytes, oldest, newest } = removed;
     AuditEntry {
-        actor: ACTOR.to_owned(),
+        actor: actor.to_owned(),
         actor_id: None,
         address: None,
         method: "-".to_owned(),
@@ -265,13 +279,13 @@ mod tests {
 
     #[test]
     fn a_record_has_the_hours_and_what_went() {
-        let mut removed = None;
+        let mut removals = Removals::default();
         for hour in [491_000, 491_001] {
             let partition = crate::warehouse::Partition { app_id: "shop".to_owned(), hour };
             let old = OldPartition { partition, files: 2, bytes: 10 };
-            add(&mut removed, &old, &Expired { files: 2, bytes: 10, left: Vec::new() });
+            removals.add(&old, &Expired { files: 2, bytes: 10, left: Vec::new() });
         }
-        let entry = entry(&removed.unwrap());
+        let entry = removals.records(ACTOR).next().unwrap();
         assert_eq!((entry.kind, entry.object_id.as_deref()), (AuditKind::Retention, Some("shop")));
         let after = json!({
             "app_id": "shop", "hours_from": "2026-01-05T08Z", "hours_to": "2026-01-05T09Z", "partitions": 2, "files": 4,

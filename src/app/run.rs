@@ -1,9 +1,7 @@
 //! The life of the process: bind every port, open the engines, start the roles, wait, stop in order.
 
-use std::os::unix::fs::DirBuilderExt;
 use std::time::Instant;
 
-use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tracing::info;
@@ -18,7 +16,7 @@ use super::role::Role;
 use super::roles::Roles;
 use super::signals::{Signals, serve_on};
 use super::start_log::{self, WEAK};
-use super::{admin_access, banner, null_gateway, open_files, settings, starting};
+use super::{admin_access, banner, data_directory, null_gateway, open_files, settings, starting};
 use crate::admin::AdminService;
 use crate::base::supervisor::Supervisor;
 use crate::http::Readiness;
@@ -49,9 +47,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let data_dir = &config.process.data_dir;
     let choice = Choice::of(config, &plan.roles);
     if choice.needs_directory() {
-        // For its owner alone, when it is new: it holds events and secrets.
-        let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
-        created.with_context(|| format!("create data directory {}", data_dir.display()))?;
+        data_directory::prepare(data_dir)?;
     }
     let readiness = Readiness::starting();
     let opening = async {

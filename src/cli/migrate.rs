@@ -2,12 +2,13 @@
 
 use super::run::Layers;
 use super::{Failure, output};
-use crate::app;
+use crate::app::{self, telemetry};
 
 /// Bring the PostgreSQL database to the schema of this version
 ///
 /// An empty database is set up by the first process that starts; an older one only by this
-/// command, which any number of processes may run at once. Reads the database_* settings.
+/// command, which any number of processes may run at once. Waits half a minute for a server that
+/// is not up yet. Reads the database_* settings.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -16,6 +17,7 @@ pub struct Args {
 
 pub fn execute(args: &Args) -> Result<(), Failure> {
     let loaded = args.layers.load()?;
+    telemetry::start_logs(loaded.config.log_level, loaded.config.log_format);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

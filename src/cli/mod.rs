@@ -22,7 +22,7 @@ mod client;
 use clap::{Parser, Subcommand};
 
 pub use admin::apply;
-use admin::{audit, dead_letters, deliveries, documents, keys, status, tokens};
+use admin::{audit, dead_letters, deliveries, documents, health, keys, status, tokens};
 pub use failure::{ExitStatus, Failure};
 
 /// Takes in app events over HTTP, keeps every one it accepts, lands them as Parquet and reacts to
@@ -74,6 +74,7 @@ pub enum ClientCommand {
     Tokens(tokens::Args),
     Audit(audit::Args),
     Status(status::Args),
+    Health(health::Args),
     Bench(Box<bench::Args>),
 }
 
@@ -113,6 +114,7 @@ impl ClientCommand {
                 Self::Tokens(args) => tokens::execute(args).await,
                 Self::Audit(args) => audit::execute(args).await,
                 Self::Status(args) => status::execute(args).await,
+                Self::Health(args) => health::execute(args).await,
                 Self::Bench(args) => bench::execute(*args).await,
             }
         })
@@ -185,6 +187,8 @@ mod tests {
             "causality tokens delete ops ci",
             "causality audit --since 7d --actor ops --kind rule --limit 5",
             "causality status",
+            "causality health",
+            "causality health --ready --admin-url https://a:1",
             "causality bench",
             "causality bench --url http://127.0.0.1:1 --batch 1 --connections 64 --count 1000 --seed 7 --apps 2",
             "causality status --admin-url https://a:1 --ca-file ca.pem --cert-file c.pem --key-file c.key",

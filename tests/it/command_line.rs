@@ -331,7 +331,11 @@ fn the_compose_file_sets_what_there_is() {
     for (name, service) in services {
         let ours = service["image"].is_null() || service["<<"]["image"] == "causality";
         let Some(environment) = service["environment"].as_object().filter(|_| ours) else { continue };
-        let inherited = environment.get("<<").and_then(Value::as_object).into_iter().flatten();
+        let merged = environment.get("<<").into_iter().flat_map(|merged| match merged.as_array() {
+            Some(several) => several.iter().collect(),
+            None => vec![merged],
+        });
+        let inherited = merged.filter_map(Value::as_object).flatten();
         for (setting, _) in environment.iter().filter(|(key, _)| *key != "<<").chain(inherited) {
             let known = causality::config::NAMES.iter().any(|known| known.to_ascii_uppercase() == *setting);
             assert!(known, "{name} sets {setting}");
@@ -343,6 +347,44 @@ fn the_compose_file_sets_what_there_is() {
     }
     for role in Role::ALL.map(Role::name) {
         assert_eq!(roles.get(role), Some(&role), "each role has the service of its name");
+    }
+}
+
+/// The secrets are made once, and each is given only to the roles that use it. Ports are open to this machine alone.
+#[test]
+fn the_compose_file_keeps_secrets_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("deploy/docker/make-env");
+    std::fs::create_dir_all(script.parent().unwrap()).unwrap();
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/docker/make-env"), &script).unwrap();
+    let make = || assert!(Command::new(&script).output().unwrap().status.success());
+    make();
+    let env = std::fs::read_to_string(dir.path().join(".env")).unwrap();
+    make();
+    assert_eq!(std::fs::read_to_string(dir.path().join(".env")).unwrap(), env, "made once");
+    let text = include_str!("../../compose.yaml");
+    for required in text.split("${").skip(1).filter_map(|rest| rest.split_once(":?")).map(|(name, _)| name) {
+        let value = env.lines().find_map(|line| line.strip_prefix(&format!("{required}="))).unwrap_or_default();
+        assert!(value.len() >= 32, "{required} in {env}");
+    }
+    let file = compose_file();
+    let keys_of = |service: &str| format!("{}", file["services"][service]["environment"]);
+    for (service, secret, has) in [
+        ("gateway", "S3_SECRET_ACCESS_KEY", false),
+        ("gateway", "SECRETS_KEY", false),
+        ("gateway", "DATABASE_PASSWORD", true),
+        ("sink", "S3_SECRET_ACCESS_KEY", true),
+        ("sink", "DATABASE_PASSWORD", false),
+        ("sink", "SECRETS_KEY", false),
+        ("reaction", "S3_SECRET_ACCESS_KEY", false),
+        ("reaction", "SECRETS_KEY", true),
+    ] {
+        assert_eq!(keys_of(service).contains(secret), has, "{service} and {secret}");
+    }
+    for (name, service) in file["services"].as_object().unwrap() {
+        for port in service["ports"].as_array().into_iter().flatten() {
+            assert!(port.as_str().unwrap().starts_with("127.0.0.1:"), "{name}: {port}");
+        }
     }
 }
 

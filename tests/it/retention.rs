@@ -99,6 +99,27 @@ fn every_reader_sees_old_hours_go_as_a_whole() {
     server.expect_quiet_log(&[]);
 }
 
+/// The command writes audit records to an embedded store that no process has open, and says when it cannot.
+#[test]
+fn the_command_records_what_it_removes() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[OFTEN]);
+    flush(&server, "shop", 20, 0..5);
+    let said = expire(&server, &[]);
+    assert!(said.contains("no audit record was written: ") && said.contains("in use"), "{said}");
+    flush(&server, "shop", 21, 0..5);
+    flush(&server, "null", 21, 0..5);
+    server.stop();
+    let said = done(lake(dir.path(), &["expire"], &[RETENTION]).output().unwrap());
+    assert!(said.starts_with("2 partitions with 2 files") && !said.contains("audit"), "{said}");
+    let server = Server::start(dir.path(), &[OFTEN]);
+    let list = server.admin_get("/audit?kind=retention");
+    let records = list["items"].as_array().unwrap();
+    let apps: BTreeSet<&str> = records.iter().filter_map(|record| record["object_id"].as_str()).collect();
+    assert_eq!((records.len(), apps), (2, BTreeSet::from(["null", "shop"])), "{list}");
+    assert!(records.iter().all(|record| record["actor"] == "causality lake expire" && record["after"]["files"] == 1));
+}
+
 #[test]
 fn without_the_log_the_files_go_and_a_wrong_value_is_told() {
     let dir = tempfile::tempdir().unwrap();

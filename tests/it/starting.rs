@@ -1,11 +1,13 @@
 //! A start whose backends are away: what the process answers meanwhile, and how it ends when they stay away.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::cluster::ureq_head;
-use crate::harness::{Server, get, wait_until};
+use crate::harness::{Server, binary, get, wait_until};
 use crate::services::nats::{NatsServer, Version};
 use crate::services::postgres::PostgresServer;
 use crate::services::s3::{self, S3Server};
@@ -74,6 +76,20 @@ fn a_backend_that_is_not_there_yet_is_named_and_waited_for() {
     let mut server = backends.launch(dir.path());
 
     wait_named(&server, "nats", "nats_url");
+    let admin = server.admin["http://".len()..].to_owned();
+    let health = |arguments: &[&str]| {
+        let done = Command::new(binary())
+            .arg("health")
+            .args(arguments)
+            .env_clear()
+            .env("ADMIN_ADDR", &admin)
+            .output()
+            .unwrap();
+        (done.status.code(), String::from_utf8(if done.stdout.is_empty() { done.stderr } else { done.stdout }).unwrap())
+    };
+    assert_eq!(health(&[]), (Some(0), "alive\n".to_owned()));
+    let (code, why) = health(&["--ready"]);
+    assert!(code == Some(1) && why.contains("starting") && why.contains("\n  nats: "), "{why}");
     assert_eq!(get(&format!("{}/health", server.http)).unwrap().0, 200);
     assert_eq!(get(&format!("{}/health", server.admin)).unwrap().0, 200);
     assert_eq!(get(&format!("{}/metrics", server.admin)).unwrap().0, 200);
@@ -89,9 +105,34 @@ fn a_backend_that_is_not_there_yet_is_named_and_waited_for() {
     wait_named(&server, "warehouse", "s3_endpoint");
     backends.s3.restart();
     server.wait_ready();
+    assert_eq!(health(&["--ready"]), (Some(0), "ready\n".to_owned()));
     assert_eq!(ready(&server.http).unwrap().1["status"], "ready");
     assert_eq!(server.send("/v1/events/ingest", &event).unwrap().0, 200);
     assert!(server.terminate(Duration::from_secs(30)).success());
+    assert_eq!(health(&[]).0, Some(69));
+}
+
+/// As in a compose file or a job of a cluster, where the database starts together with it.
+#[test]
+fn a_migration_waits_for_the_database() {
+    let mut postgres = PostgresServer::start();
+    let url = postgres.url(&postgres.database());
+    postgres.kill9();
+    let mut migrate = Command::new(binary())
+        .arg("migrate")
+        .env_clear()
+        .env("DATABASE_URL", &url)
+        .env("DATABASE_CONNECT_TIMEOUT", "1s")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(migrate.stderr.take().unwrap());
+    let mut line = String::new();
+    log.read_line(&mut line).unwrap();
+    assert!(line.contains("database_host") && line.contains("trying again"), "{line}");
+    assert!(migrate.try_wait().unwrap().is_none());
+    postgres.restart();
+    assert!(migrate.wait().unwrap().success());
 }
 
 #[test]

@@ -80,6 +80,17 @@ fn events_and_commands_go_over_tls_and_the_certificate_is_exchanged() {
     let why = String::from_utf8(refused.stderr).unwrap();
     assert!(refused.status.code() == Some(69) && why.contains("--cert-file"), "{why}");
 
+    // The probe of a container knows no authority; the port asks for a client's certificate.
+    let probe = |own: bool| {
+        let mut command = Command::new(binary());
+        command.args(["health", "--ready"]).env_clear().env("CAUSALITY_ADMIN_URL", &admin_url);
+        if own {
+            command.env("CAUSALITY_CERT_FILE", &client_certificate).env("CAUSALITY_KEY_FILE", &client_key);
+        }
+        command.output().unwrap().status.code()
+    };
+    assert_eq!((probe(true), probe(false)), (Some(0), Some(69)));
+
     let get = "GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let event = r#"{"event":{"appId":"a","deviceId":"d","userLogin":{}}}"#;
     let length = event.len();

@@ -7,6 +7,7 @@ pub(in crate::cli) mod audit;
 pub(in crate::cli) mod dead_letters;
 pub(in crate::cli) mod deliveries;
 pub(in crate::cli) mod documents;
+pub(in crate::cli) mod health;
 pub(in crate::cli) mod keys;
 pub(in crate::cli) mod status;
 pub(in crate::cli) mod tokens;

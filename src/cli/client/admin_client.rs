@@ -34,6 +34,11 @@ pub(crate) struct AdminClient {
 }
 
 impl AdminClient {
+    /// Sends no token and accepts any certificate.
+    pub(crate) fn for_probe(args: &AdminArgs) -> Result<Self, Failure> {
+        Self::with(args, tls::accepting_any(args.tls.client_config()?), None)
+    }
+
     pub(crate) fn new(args: &AdminArgs) -> Result<Self, Failure> {
         let authorization = match token::of(args, from_environment)? {
             None => None,
@@ -44,17 +49,36 @@ impl AdminClient {
                 Some(value)
             }
         };
+        Self::with(args, args.tls.client_config()?, authorization)
+    }
+
+    fn with(
+        args: &AdminArgs,
+        tls: rustls::ClientConfig,
+        authorization: Option<header::HeaderValue>,
+    ) -> Result<Self, Failure> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         tcp.set_nodelay(true);
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(args.tls.client_config()?)
+            .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
         let http = Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { base_url: args.base_url()?, authorization, http })
+    }
+
+    /// Requests `/health` or `/ready`, which are outside of the API. The document may have any status.
+    pub(crate) async fn probe(&self, path: &str, timeout: Duration) -> Result<(StatusCode, Value), Failure> {
+        let url = format!("{}{path}", self.base_url);
+        let answer = tokio::time::timeout(timeout, self.send(Method::GET, &url, None)).await;
+        let answer = answer.map_err(|_| self.unreachable(&format!("no answer within {} s", timeout.as_secs())))??;
+        let document = serde_json::from_slice(&answer.body).map_err(|error| {
+            Failure::failed(format!("{url} answered {}, not JSON ({error}); is it the admin port?", answer.status))
+        })?;
+        Ok((answer.status, document))
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -131,9 +155,13 @@ impl AdminClient {
     }
 
     async fn call(&self, method: Method, path: &str, document: Option<&Value>) -> Result<Response, Failure> {
+        self.send(method, &self.url(path), document).await
+    }
+
+    async fn send(&self, method: Method, url: &str, document: Option<&Value>) -> Result<Response, Failure> {
         let mut request = Request::builder()
             .method(method)
-            .uri(self.url(path))
+            .uri(url)
             .header(header::USER_AGENT, concat!("causality/", env!("CARGO_PKG_VERSION")))
             .header(header::ACCEPT, "application/json, application/problem+json");
         if let Some(authorization) = &self.authorization {
@@ -147,7 +175,7 @@ impl AdminClient {
             }
         };
         let request =
-            request.body(Full::new(body)).map_err(|error| Failure::usage(format!("cannot ask {path}: {error}")))?;
+            request.body(Full::new(body)).map_err(|error| Failure::usage(format!("cannot ask {url}: {error}")))?;
         let exchange = async {
             let received = self.http.request(request).await.map_err(|error| match tls::advice(&error) {
                 Some(advice) => Failure::unreachable(format!(
@@ -161,7 +189,7 @@ impl AdminClient {
             let body = Limited::new(received.into_body(), RESPONSE_BYTES_MAX)
                 .collect()
                 .await
-                .map_err(|error| Failure::failed(format!("the answer to {path} broke off: {error}")))?;
+                .map_err(|error| Failure::failed(format!("the answer to {url} broke off: {error}")))?;
             Ok(Response { status, body: body.to_bytes() })
         };
         match tokio::time::timeout(REQUEST_TIMEOUT, exchange).await {

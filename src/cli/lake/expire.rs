@@ -7,10 +7,15 @@ use indicatif::{HumanBytes, HumanCount};
 use super::partitions::{LEASE_POLL_PAUSE, LEASE_WAIT_MAX, app_id};
 use super::progress::bar;
 use super::survey::old_partitions;
-use crate::app::Lake;
+use crate::app::{Lake, Removals, open_audit_store};
 use crate::cli::run::Layers;
 use crate::cli::{Failure, output};
-use crate::warehouse::{Expired, ExpiryOutcome, OldPartition, OldPartitions, Partition, WarehouseError};
+use crate::config::Config;
+use crate::store::Store;
+use crate::warehouse::{Expired, ExpiryOutcome, OldPartition, OldPartitions, WarehouseError};
+
+/// The actor in the audit record.
+const ACTOR: &str = "causality lake expire";
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ExpireArgs {
@@ -40,24 +45,30 @@ struct Totals {
     /// Files left in partitions that were removed.
     left: Vec<String>,
     problems: Vec<String>,
+    removals: Removals,
 }
 
-pub(super) async fn expire(args: &ExpireArgs, lake: &Lake) -> Result<(), Failure> {
+pub(super) async fn expire(args: &ExpireArgs, lake: &Lake, config: &Config) -> Result<(), Failure> {
     let Some(retention) = &lake.settings.retention else {
         return output::print("nothing is removed: warehouse_retention is not set, so everything is kept for ever\n");
     };
     let mut totals = Totals::default();
+    let mut audit = None;
     loop {
         let found = look(lake, args.app.as_deref()).await?;
         if args.dry_run || found.partitions.is_empty() && totals.partitions == 0 {
             return output::print(&plan(&found));
+        }
+        // Before anything is removed: a store that is down refuses the command.
+        if audit.is_none() {
+            audit = Some(open_audit_store(config).await.map_err(super::failure)?);
         }
         let bar = bar(Some(found.partitions.len() as u64), "{elapsed:>4} [{bar:32}] {pos}/{len} {msg}");
         let before = totals.partitions;
         for old in &found.partitions {
             bar.set_message(old.partition.to_string());
             match one(lake, old).await {
-                Ok(expiry) => totals.add(&old.partition, expiry),
+                Ok(expiry) => totals.add(old, expiry),
                 Err(error) => totals.problems.push(format!("{}: {error}", old.partition)),
             }
             bar.inc(1);
@@ -68,7 +79,13 @@ pub(super) async fn expire(args: &ExpireArgs, lake: &Lake) -> Result<(), Failure
             break;
         }
     }
-    output::print(&report(&totals, retention.keep_removed))?;
+    let mut text = report(&totals, retention.keep_removed);
+    match audit {
+        Some(Ok(store)) => record(store, std::mem::take(&mut totals.removals), &mut totals.problems).await,
+        Some(Err(why)) if totals.partitions > 0 => text.push_str(&format!("no audit record was written: {why}\n")),
+        _ => {}
+    }
+    output::print(&text)?;
     if totals.problems.is_empty() {
         return Ok(());
     }
@@ -91,10 +108,23 @@ async fn one(lake: &Lake, old: &OldPartition) -> Result<ExpiryOutcome, Warehouse
     }
 }
 
+async fn record(store: Store, removals: Removals, problems: &mut Vec<String>) {
+    for entry in removals.records(ACTOR) {
+        let removed = entry.after.clone().unwrap_or_default();
+        if let Err(error) = store.add_audit(entry).await {
+            problems.push(format!("the audit record of {removed} could not be written: {error}"));
+        }
+    }
+    store.close().await;
+}
+
 impl Totals {
-    fn add(&mut self, partition: &Partition, expiry: ExpiryOutcome) {
+    fn add(&mut self, old: &OldPartition, expiry: ExpiryOutcome) {
+        let partition = &old.partition;
         match expiry {
-            ExpiryOutcome::Done(Expired { files, bytes, left }) => {
+            ExpiryOutcome::Done(done) => {
+                self.removals.add(old, &done);
+                let Expired { files, bytes, left } = done;
                 self.partitions += 1;
                 self.files += files;
                 self.bytes += bytes;
@@ -164,6 +194,7 @@ fn report(totals: &Totals, keeps: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::warehouse::Partition;
 
     #[test]
     fn the_plan_names_apps_and_hours_and_the_report_names_files_that_stay() {
@@ -185,8 +216,8 @@ mod tests {
         assert!(plan(&OldPartitions::default()).starts_with("no partition"));
         let mut totals = Totals::default();
         let done = Expired { files: 3, bytes: 9, left: vec!["notes.txt".to_owned()] };
-        totals.add(&found.partitions[0].partition, ExpiryOutcome::Done(done));
-        totals.add(&found.partitions[1].partition, ExpiryOutcome::Busy);
+        totals.add(&found.partitions[0], ExpiryOutcome::Done(done));
+        totals.add(&found.partitions[1], ExpiryOutcome::Busy);
         let text = report(&totals, true);
         assert!(text.starts_with("1 partitions with 3 files, 9 B, removed from the table; a vacuum"), "{text}");
         assert!(text.contains("1 partitions left") && text.contains("hour=08/notes.txt stays"), "{text}");

@@ -61,7 +61,8 @@ enum Command {
     Erase(Box<EraseArgs>),
     /// Remove partitions whose hour is older than warehouse_retention
     ///
-    /// From the Hive Metastore and the Delta table first. Sinks may run meanwhile.
+    /// From the Hive Metastore and the Delta table first. Sinks may run meanwhile. What was removed is
+    /// in the audit record of the store, unless it is embedded and a process has it open.
     Expire(ExpireArgs),
     /// Files, bytes, small files, and the oldest hour that is to be compacted
     Status(StatusArgs),
@@ -90,7 +91,7 @@ pub fn execute(args: &Args) -> Result<(), Failure> {
             Command::Compact(args) => compact::compact(args, &open().await?).await,
             Command::Vacuum(_) => vacuum::vacuum(&open().await?).await,
             Command::Erase(args) => erase::erase(args, &open().await?).await,
-            Command::Expire(args) => expire::expire(args, &open().await?).await,
+            Command::Expire(args) => expire::expire(args, &open().await?, config).await,
             Command::Status(args) => status::status(args, &open().await?).await,
         }
     })

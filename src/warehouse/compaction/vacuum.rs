@@ -75,11 +75,14 @@ fn vacuum(
     remove(shared, delta, retention, &mut replaced, &mut done)?;
     for partition in with_orphans {
         let Some(lease) = Lease::acquire(objects, &shared.leases, &partition, Uuid::now_v7())? else { continue };
-        let before = data_files(objects.list(&objects.directory(&partition))?).len();
         // Replaced files were handled above.
-        let after = clean_up(objects, delta, &shared.footers, &partition, true);
+        let counts = objects.list(&objects.directory(&partition)).and_then(|listed| {
+            let before = data_files(listed).len();
+            Ok((before, clean_up(objects, delta, &shared.footers, &partition, true)?.len()))
+        });
         lease.release(objects)?;
-        done.orphans += (before - after?.len()) as u64;
+        let (before, after) = counts?;
+        done.orphans += (before - after) as u64;
     }
     Ok(done)
 }

@@ -61,22 +61,25 @@ impl Delta {
         change: Change,
     ) -> Result<bool, WarehouseError> {
         let file = |name: &str| TableFile::new(objects, partition, name);
-        let now = unix_ms();
-        let adds = new.iter().map(|new| {
-            let mut add = file(new.name).add(new.metadata, new.bytes, now);
-            add.data_change = change == Change::Rows;
-            Action::from(add)
-        });
-        let removes = old.iter().map(|name| {
-            let mut remove = file(name).remove(now);
-            remove.data_change = change == Change::Rows;
-            Action::from(remove)
-        });
-        let actions: Vec<Action> = removes.chain(adds).collect();
+        // Each attempt has its own time: the retention of removed files counts from it.
+        let actions = || -> Vec<Action> {
+            let now = unix_ms();
+            let removes = old.iter().map(|name| {
+                let mut remove = file(name).remove(now);
+                remove.data_change = change == Change::Rows;
+                Action::from(remove)
+            });
+            let adds = new.iter().map(|new| {
+                let mut add = file(new.name).add(new.metadata, new.bytes, now);
+                add.data_change = change == Change::Rows;
+                Action::from(add)
+            });
+            removes.chain(adds).collect()
+        };
         let paths =
             |names: &mut dyn Iterator<Item = &str>| names.map(|name| file(name).path()).collect::<Vec<String>>();
-        let old = paths(&mut old.iter().copied());
-        let new = paths(&mut new.iter().map(|new| new.name));
+        let old_paths = paths(&mut old.iter().copied());
+        let new_paths = paths(&mut new.iter().map(|new| new.name));
         let mut replaced = false;
         let operation = match change {
             Change::Layout => "OPTIMIZE",
@@ -84,11 +87,11 @@ impl Delta {
         };
         self.append(objects, &mut self.tail(), operation, |tail| {
             let all = |states: &[PathState], state: PathState| states.iter().all(|found| *found == state);
-            let (theirs, ours) = (tail.states_of(objects, &old)?, tail.states_of(objects, &new)?);
+            let (theirs, ours) = (tail.states_of(objects, &old_paths)?, tail.states_of(objects, &new_paths)?);
             let is_committed = all(&ours, PathState::Added) && !ours.is_empty();
             let may = all(&theirs, PathState::Added) && all(&ours, PathState::Unlogged);
             replaced = is_committed || may;
-            Ok(if may { actions.clone() } else { Vec::new() })
+            Ok(if may { actions() } else { Vec::new() })
         })?;
         if self.is_checkpoint_due() {
             self.checkpoint(objects);
