@@ -49,7 +49,7 @@ case $1 in
         cargo build --release --locked --bin causality --target "$target"
         ;;
     image)
-        mkdir -p "$2/usr/bin" "$2/etc/ssl/certs" "$2/data" "$2/tmp" "$2$(dirname "$loader")" "$2/lib/$machine-linux-gnu"
+        mkdir -p "$2/usr/bin" "$2/etc/ssl/certs" "$2/tmp" "$2$(dirname "$loader")" "$2/lib/$machine-linux-gnu"
         chmod 1777 "$2/tmp"
         cp "target/$target/release/causality" "$2/usr/bin/"
         cp /etc/ssl/certs/ca-certificates.crt "$2/etc/ssl/certs/"

@@ -10,6 +10,7 @@ use super::retention::{Expirer, RetentionStatus};
 use super::start_failure::{StartFailure, StartFailureKind};
 use super::{fatal, settings};
 use crate::base::backoff::{Backoff, random_unit};
+use crate::base::errors::chain;
 use crate::base::supervisor::Stage;
 use crate::config::Config;
 use crate::sink::{Compactor, SinkStatus};
@@ -99,7 +100,7 @@ pub async fn open_audit_store(config: &Config) -> Result<Result<Store, String>, 
     if !settings.dir.join("store.db").exists() {
         return Ok(Err(format!("there is no store in {}", settings.dir.display())));
     }
-    Ok(Store::open_sqlite(settings).map_err(|error| error.to_string()))
+    Ok(Store::open_sqlite(settings).map_err(|error| chain(&error)))
 }
 
 /// Removes expired partitions in the background. Returns the status for readiness.

@@ -103,13 +103,13 @@ fn every_reader_sees_old_hours_go_as_a_whole() {
 #[test]
 fn the_command_records_what_it_removes() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path(), &[OFTEN]);
+    let mut server = Server::start(dir.path(), &[OFTEN]);
     flush(&server, "shop", 20, 0..5);
     let said = expire(&server, &[]);
     assert!(said.contains("no audit record was written: ") && said.contains("in use"), "{said}");
     flush(&server, "shop", 21, 0..5);
     flush(&server, "null", 21, 0..5);
-    server.stop();
+    assert!(server.terminate(PATIENCE).success());
     let said = done(lake(dir.path(), &["expire"], &[RETENTION]).output().unwrap());
     assert!(said.starts_with("2 partitions with 2 files") && !said.contains("audit"), "{said}");
     let server = Server::start(dir.path(), &[OFTEN]);
