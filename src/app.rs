@@ -41,8 +41,8 @@ mod starting;
 pub use engines::migrate;
 pub use import::{Import, import_files};
 pub use lake::{Lake, init_lake, open_audit_store, open_lake};
-pub use retention::Removals;
 pub use plan::Plan;
+pub use retention::Removals;
 pub use run::run;
 pub use start_failure::{StartFailure, StartFailureKind};
 

@@ -15,7 +15,8 @@ pub(super) fn prepare(dir: &Path) -> anyhow::Result<()> {
     created.with_context(|| format!("create data directory {}", dir.display()))?;
     let probe = dir.join(format!(".writable-{}", std::process::id()));
     let written = File::create(&probe).and_then(|_| remove_file(&probe));
-    written.map_err(|error| anyhow::anyhow!("cannot write to data directory {}: {}", dir.display(), reason(dir, &error)))
+    written
+        .map_err(|error| anyhow::anyhow!("cannot write to data directory {}: {}", dir.display(), reason(dir, &error)))
 }
 
 fn reason(dir: &Path, error: &io::Error) -> String {
@@ -23,7 +24,9 @@ fn reason(dir: &Path, error: &io::Error) -> String {
     let users = dir.metadata().and_then(|dir| Ok((dir.uid(), Path::new("/proc/self").metadata()?.uid())));
     match users {
         Ok((owner, user)) if error.kind() == io::ErrorKind::PermissionDenied && owner != user => {
-            format!("{error}; it belongs to user {owner}, and this process is user {user}: chown -R {user} makes it writable")
+            format!(
+                "{error}; it belongs to user {owner}, and this process is user {user}: chown -R {user} makes it writable"
+            )
         }
         _ => error.to_string(),
     }

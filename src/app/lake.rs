@@ -83,7 +83,7 @@ pub async fn open_lake(config: &Config) -> Result<Lake, StartFailure> {
 /// Opens the store for audit records of what a command removes. A configured PostgreSQL must be reachable. An embedded
 /// store is used if it exists and no process has it open; otherwise returns the reason.
 pub async fn open_audit_store(config: &Config) -> Result<Result<Store, String>, StartFailure> {
-    if config.database_url.is_some() || config.database_host.is_some() {
+    if config.names_postgres {
         let opened = Store::connect_postgres(config.postgres.clone()).await;
         return match opened {
             Ok(store) => Ok(Ok(store)),

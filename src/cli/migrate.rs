@@ -17,7 +17,7 @@ pub struct Args {
 
 pub fn execute(args: &Args) -> Result<(), Failure> {
     let loaded = args.layers.load()?;
-    telemetry::start_logs(loaded.config.log_level, loaded.config.log_format);
+    telemetry::start_logs(loaded.config.process.log_level, loaded.config.process.log_format);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

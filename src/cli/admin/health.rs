@@ -76,10 +76,7 @@ mod tests {
         probe(false).unwrap();
         let failure = probe(true).unwrap_err();
         assert_eq!(failure.status, ExitStatus::Failed);
-        assert_eq!(
-            failure.to_string(),
-            "/ready answered 503 Service Unavailable: unready\n  postgres: cannot connect"
-        );
+        assert_eq!(failure.to_string(), "/ready answered 503 Service Unavailable: unready\n  postgres: cannot connect");
         assert!(probe(false).unwrap_err().to_string().contains("is it the admin port?"));
         let requests = peer.requests();
         assert!(requests[0].starts_with("GET /health HTTP/1.1\r\n") && requests[1].starts_with("GET /ready "));
