@@ -3,7 +3,6 @@
 //! Invariant: a rule that passes [`check_rule`] compiles and names only what an event can have. A compiled rule
 //! evaluates every event within a budget; a failure is a fault of that rule and of no other.
 
-use serde_json::Value;
 
 use super::actions::check_actions;
 use super::budget::{Budget, Exhausted};
@@ -145,7 +144,7 @@ pub fn check_rule(rule: &NewRule) -> Vec<FieldError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
