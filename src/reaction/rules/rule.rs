@@ -3,7 +3,6 @@
 //! Invariant: a rule that passes [`check_rule`] compiles and names only what an event can have. A compiled rule
 //! evaluates every event within a budget; a failure is a fault of that rule and of no other.
 
-
 use super::actions::check_actions;
 use super::budget::{Budget, Exhausted};
 use super::condition::CompiledCondition;
