@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
+// For the included modules.
+use causality::base;
 use causality::event::{Arrival, EVENT_BYTES_MAX, EventRef, request};
 use causality::warehouse::{Compression, EncodeSettings, Encoder, Origin};
 use dedup::index::Dedup;
