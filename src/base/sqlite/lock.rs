@@ -15,21 +15,19 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 pub struct DirectoryLock(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl DirectoryLock {
-    /// Creates the directory and the lock file if they are missing.
-    pub fn take(dir: &Path, name: &str) -> Result<Self, TryLockError> {
-        let named = |path: &Path, error: io::Error| {
-            TryLockError::Error(io::Error::new(error.kind(), format!("{}: {error}", path.display())))
-        };
-        std::fs::create_dir_all(dir).map_err(|error| named(dir, error))?;
+    /// Creates the directory and the lock file if they are missing. Fails with `in_use` if another process holds it.
+    pub fn take(dir: &Path, name: &str, in_use: String) -> Result<Self, String> {
+        let failed = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
+        std::fs::create_dir_all(dir).map_err(|error| failed(dir, error))?;
         // A new directory must survive a power cut like its contents; SQLite syncs only the contents.
         for entry in [dir, dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))] {
             let synced = File::open(entry).and_then(|entry| entry.sync_all());
-            synced.map_err(|error| named(entry, error))?;
+            synced.map_err(|error| failed(entry, error))?;
         }
         let path = dir.join(name);
         lock_file(&path).map(Self).map_err(|error| match error {
-            TryLockError::WouldBlock => TryLockError::WouldBlock,
-            TryLockError::Error(error) => named(&path, error),
+            TryLockError::WouldBlock => in_use,
+            TryLockError::Error(error) => failed(&path, error),
         })
     }
 }

@@ -17,6 +17,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::base::sqlite::CommitSchedule;
+
 /// A consumer that has not advanced for this long is not waited for: it is slow for another reason.
 const STALLED_AFTER: Duration = Duration::from_millis(500);
 /// The longest rest, in eighths of the duration of the previous commit.
@@ -39,18 +41,6 @@ const BETTER_PERCENT: u128 = 103;
 /// Commits before the other mode is tried: initially and after a change, and after many trials without improvement.
 const UNTIL_TRIAL_MIN: u32 = 96;
 const UNTIL_TRIAL_MAX: u32 = 3_072;
-
-/// When the batches of the next commit are taken.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CommitSchedule {
-    /// Not before this time: consumers come first.
-    pub(super) from: Instant,
-    /// Nor before this time, unless `batches` are waiting.
-    gather_until: Instant,
-    pub(super) batches: usize,
-    /// At most this many are taken.
-    pub(super) batches_max: usize,
-}
 
 /// The position of a consumer.
 #[derive(Clone, Copy, Debug)]
@@ -172,19 +162,6 @@ impl Gathering {
             }
             None => false,
         }
-    }
-}
-
-impl CommitSchedule {
-    /// The schedule of the first commit.
-    pub(super) fn immediate() -> Self {
-        let now = Instant::now();
-        Self { from: now, gather_until: now, batches: 1, batches_max: usize::MAX }
-    }
-
-    /// When the commit begins, with `batches` waiting.
-    pub(super) fn at(&self, batches: usize) -> Instant {
-        if batches >= self.batches { self.from } else { self.from.max(self.gather_until) }
     }
 }
 

@@ -3,7 +3,6 @@
 //! Invariant: a group is returned only if its checksum matches. Knows nothing of who reads or writes when.
 
 use std::collections::VecDeque;
-use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -84,13 +83,9 @@ pub(super) fn lock_path(dir: &Path) -> PathBuf {
 
 /// Takes the directory for this process, and creates it if it is missing.
 pub(super) fn lock(dir: &Path) -> Result<DirectoryLock, BusError> {
-    DirectoryLock::take(dir, LOCK_NAME).map_err(|error| {
-        let text = match error {
-            TryLockError::WouldBlock => format!("{} is in use by another process of this product", dir.display()),
-            TryLockError::Error(error) => error.to_string(),
-        };
-        BusError::caused(BusErrorKind::Unavailable, "lock bus directory", text)
-    })
+    let in_use = format!("{} is in use by another process of this product", dir.display());
+    DirectoryLock::take(dir, LOCK_NAME, in_use)
+        .map_err(|text| BusError::caused(BusErrorKind::Unavailable, "lock bus directory", text))
 }
 
 /// Opens the file for the writer, creates it if necessary, and verifies its end.

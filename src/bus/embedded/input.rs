@@ -93,7 +93,7 @@ pub(super) async fn queued(shared: &Shared, batch: Batch) -> Result<Publish, Bus
         return Err(BusError::new(BusErrorKind::Invalid, "publish message"));
     }
     let keys = keys_of(&parts.records, parts.keyed);
-    let room = shared.queue.room(parts.records.len()).await?;
+    let room = shared.room(parts.records.len()).await?;
     let (reply, _): (Reply<_>, _) = oneshot::channel();
     Ok(Publish {
         records: parts.records,

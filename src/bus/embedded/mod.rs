@@ -31,7 +31,6 @@ mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -41,9 +40,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::consumer::window::Window;
 use self::consumer::{Consumer, trial_logs};
-use self::queue::{Command, Queue};
+use self::queue::{Command, QUEUED_BYTES_MAX, Queue};
 use self::shared::{READERS_MAX, Shared, reason};
 use self::tail::Tail;
+use self::writer::Writer;
 use super::batch::{self, BATCH_BYTES_MAX, Parts};
 use super::erase::{ErasePredicate, EraseSpan, Erased};
 use super::input::{KeptInput, RefusedInput};
@@ -54,7 +54,7 @@ use super::{
     Published,
 };
 use crate::base::clock::unix_ms;
-use crate::base::sqlite::{Database, DirectoryLock, FailedFsync, Readers};
+use crate::base::sqlite::{Database, DirectoryLock, FailedFsync, Readers, WriterThread};
 use crate::metrics;
 
 pub(super) use self::subscription::{Acker, Subscription};
@@ -65,7 +65,7 @@ pub(crate) struct Engine(Arc<Handle>);
 
 struct Handle {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    writer: WriterThread<Writer>,
 }
 
 impl Engine {
@@ -91,7 +91,7 @@ impl Engine {
         })?;
         let database = Arc::new(database);
         let shared = Arc::new(Shared {
-            queue: Queue::new(),
+            queue: Arc::new(Queue::new(QUEUED_BYTES_MAX)),
             tail: Mutex::new(Tail::new(settings.tail_bytes_max)),
             head: watch::Sender::new(last),
             first: AtomicU64::new(first),
@@ -106,12 +106,13 @@ impl Engine {
             started: Instant::now(),
             recovered_to: last,
             closed: CancellationToken::new(),
-            lock: Mutex::new(Some(lock)),
             stream_id,
             settings,
         });
-        let threads = Mutex::new(writer::start(shared.clone(), connection)?);
-        Ok(Self(Arc::new(Handle { shared, threads })))
+        let writer = Writer::new(shared.clone(), connection)?;
+        let writer = WriterThread::start("bus-writer", shared.queue.clone(), writer, lock)
+            .map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
+        Ok(Self(Arc::new(Handle { shared, writer })))
     }
 
     pub(super) fn stream_id(&self) -> String {
@@ -337,17 +338,11 @@ impl Engine {
 }
 
 impl Handle {
-    /// Stops the threads after the queued work, and releases the directory.
+    /// Stops the writer after the queued work, and releases the directory.
     fn close(&self) {
-        self.shared.queue.close();
         self.shared.closed.cancel();
         self.shared.readers.close();
-        for thread in std::mem::take(&mut *self.threads.lock()) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the bus panicked");
-            }
-        }
-        self.shared.lock.lock().take();
+        self.writer.close();
     }
 }
 

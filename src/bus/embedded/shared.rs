@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::Connection;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::Consumer;
@@ -18,7 +18,7 @@ use super::file;
 use super::group::Group;
 use super::queue::{Command, Publish, Queue, Reply, Stored};
 use super::tail::Tail;
-use crate::base::sqlite::{Database, DirectoryLock, FileError, Readers};
+use crate::base::sqlite::{Closed, Database, FileError, Readers};
 use crate::bus::batch::{self, Parts};
 use crate::bus::{BusError, BusErrorKind, EmbeddedSettings};
 
@@ -32,7 +32,7 @@ pub(crate) struct Shared {
     pub(super) database: Arc<Database>,
     pub(super) stream_id: String,
     pub(super) settings: EmbeddedSettings,
-    pub(super) queue: Queue,
+    pub(super) queue: Arc<Queue>,
     pub(super) tail: Mutex<Tail>,
     /// The last committed sequence.
     pub(super) head: watch::Sender<u64>,
@@ -52,23 +52,28 @@ pub(crate) struct Shared {
     /// The last sequence when the file was opened. Messages up to it may have been delivered by a process that crashed.
     pub(super) recovered_to: u64,
     pub(super) closed: CancellationToken,
-    pub(super) lock: Mutex<Option<DirectoryLock>>,
 }
 
 impl Shared {
     pub(super) async fn store(&self, parts: Parts) -> Result<Stored, BusError> {
         let Parts { records, ends, subject_prefix, keyed, .. } = parts;
         let keys = if keyed == 0 { Vec::new() } else { keys_of(&records, keyed) };
-        let _room = self.queue.room(records.len()).await?;
+        let _room = self.room(records.len()).await?;
         let (reply, answer) = oneshot::channel();
-        self.queue.publish(Publish { records, ends, subject_prefix, keys, reply, _room })?;
+        let publish = Publish { records, ends, subject_prefix, keys, reply, _room };
+        self.queue.batch(publish).map_err(|Closed| BusError::new(BusErrorKind::Closed, "queue batch"))?;
         answer.await.unwrap_or_else(|_| Err(BusError::new(BusErrorKind::Closed, "publish batch")))
+    }
+
+    /// Waits until `bytes` more may be queued.
+    pub(super) async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, BusError> {
+        self.queue.room(bytes).await.map_err(|Closed| BusError::new(BusErrorKind::Closed, "queue batch"))
     }
 
     pub(super) async fn command<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, BusError> {
         let (reply, answer) = oneshot::channel();
         let closed = || BusError::new(BusErrorKind::Closed, "reach bus writer");
-        self.queue.command(make(reply)).map_err(|_| closed())?;
+        self.queue.command(make(reply)).map_err(|Closed| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
@@ -136,11 +141,6 @@ impl Shared {
     /// Converts an error of SQLite, right after it and on the same thread. A failed fsync is reported.
     pub(super) fn failure(&self, context: &'static str, error: &rusqlite::Error) -> BusError {
         file::file_error(context, self.database.failure(context, error))
-    }
-
-    /// Fails once an fsync has failed.
-    pub(super) fn check_fsync(&self, context: &'static str) -> Result<(), BusError> {
-        self.database.check_fsync().map_err(|error| file::file_error(context, error))
     }
 
     /// Fails when a restart would not find the open files.

@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
-use parking_lot::Mutex;
 use rusqlite::Connection;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::error::{describe, failed, file_error};
 use super::writer;
-use super::writer::Command;
-use crate::base::sqlite::{Database, FailedFsync, FileError, Readers};
+use super::writer::{Command, Jobs, Queue};
+use crate::base::sqlite::{Closed, Database, FailedFsync, FileError, Readers, WriterThread};
 use crate::store::audit::Caller;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::secrets::Sealer;
@@ -25,8 +23,8 @@ pub(in crate::store) struct Engine(
 );
 
 pub(super) struct Shared {
-    pub(super) commands: mpsc::Sender<Command>,
-    pub(super) writer: Mutex<Option<JoinHandle<()>>>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) writer: WriterThread<Jobs>,
     pub(super) readers: Arc<Readers>,
     pub(super) sealer: Arc<Sealer>,
     pub(super) database: Arc<Database>,
@@ -92,9 +90,15 @@ impl Engine {
             }
         };
         let (job, answer) = writer::job(context, run, done);
+        self.queue(context, Command::Run(job)).await?;
         let closed = |_| StoreError::new(StoreErrorKind::Closed, context);
-        self.0.commands.send(Command::Run(job)).await.map_err(|_| StoreError::new(StoreErrorKind::Closed, context))?;
         answer.await.map_err(closed)?.map_err(|error| describe(&self.0.database, context, error))
+    }
+
+    pub(super) async fn queue(&self, context: &'static str, command: Command) -> Result<(), StoreError> {
+        let closed = |Closed| StoreError::new(StoreErrorKind::Closed, context);
+        let room = self.0.queue.room(1).await.map_err(closed)?;
+        self.0.queue.command((command, room)).map_err(closed)
     }
 
     /// Runs a query on one of the readers.
@@ -154,29 +158,10 @@ impl Engine {
         let shared = self.0.clone();
         let closing = tokio::task::spawn_blocking(move || {
             shared.readers.close();
-            let writer = shared.writer.lock().take();
-            // A full queue only means that the writer is not there yet.
-            if let Some(writer) = writer
-                && (shared.commands.blocking_send(Command::Close).is_err() | writer.join().is_err())
-            {
-                tracing::error!("the store's writer ended before it was told to");
-            }
+            shared.writer.close();
         });
         if closing.await.is_err() {
             tracing::error!("closing the store failed");
-        }
-    }
-}
-
-impl Drop for Shared {
-    /// Ends the writer of a store that was not closed: its queue ends without a sender.
-    fn drop(&mut self) {
-        self.commands = mpsc::channel(1).0;
-        let writer = self.writer.get_mut().take();
-        if let Some(writer) = writer
-            && writer.join().is_err()
-        {
-            tracing::error!("the store's writer panicked");
         }
     }
 }

@@ -94,10 +94,9 @@ impl Engine {
     }
 
     pub(in crate::store) async fn wipe(&self) -> Result<bool, StoreError> {
-        let closed = || StoreError::new(StoreErrorKind::Closed, CONTEXT);
         let (done, answer) = oneshot::channel();
-        self.0.commands.send(Command::Wipe(done)).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
+        self.queue(CONTEXT, Command::Wipe(done)).await?;
+        answer.await.map_err(|_| StoreError::new(StoreErrorKind::Closed, CONTEXT))?
     }
 }
 

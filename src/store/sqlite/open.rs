@@ -1,17 +1,16 @@
 //! Opening the file: lock, schema, secrets key, readers and the writer thread.
 
-use std::fs::TryLockError;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::engine::{Engine, Shared};
 use super::error::file_error;
+use super::writer::{Jobs, Queue};
 use super::{deliveries, schema, webhooks, writer};
-use crate::base::sqlite::{Database, DirectoryLock, FileError, Readers, open_writer};
+use crate::base::sqlite::{Database, DirectoryLock, FileError, Readers, WriterThread, open_writer};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::secrets;
 use crate::store::secrets::Sealer;
@@ -29,7 +28,10 @@ impl Engine {
     pub(in crate::store) fn open(settings: SqliteSettings) -> Result<Self, StoreError> {
         let path = settings.dir.join("store.db");
         let named = |error| file_error("open store", FileError::of(&error).in_file(&path));
-        let lock = lock(&settings.dir)?;
+        // Another process would release the leases of this one and miss its changes.
+        let in_use = format!("another process uses the store in {}", settings.dir.display());
+        let lock = DirectoryLock::take(&settings.dir, LOCK_NAME, in_use)
+            .map_err(|text| StoreError::caused(StoreErrorKind::Unavailable, "lock store", text))?;
         let mut connection = open_writer(&path).map_err(named)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(named)?;
         connection.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT).map_err(named)?;
@@ -53,18 +55,13 @@ impl Engine {
         let readers = Readers::open(database.clone(), READERS).map_err(|error| file_error("open store", error))?;
 
         let refusing = Arc::new(AtomicBool::new(false));
-        let (of_writer, writer_refusing) = (database.clone(), refusing.clone());
-        let (commands, receiver) = mpsc::channel(writer::QUEUE_JOBS_MAX);
-        let writer = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || {
-                writer::run(connection, receiver, &of_writer, &writer_refusing);
-                drop(lock);
-            })
+        let queue = Arc::new(Queue::new(writer::QUEUE_JOBS_MAX));
+        let jobs = Jobs::new(connection, database.clone(), refusing.clone());
+        let writer = WriterThread::start("store-writer", queue.clone(), jobs, lock)
             .map_err(|error| StoreError::caused(StoreErrorKind::Unavailable, "start store writer", error))?;
         let shared = Arc::new(Shared {
-            commands,
-            writer: Mutex::new(Some(writer)),
+            queue,
+            writer,
             readers: Arc::new(readers),
             sealer: Arc::new(sealer),
             database,
@@ -74,15 +71,4 @@ impl Engine {
         });
         Ok(Self(shared, None))
     }
-}
-
-/// Takes the directory for this process: another one would release its leases and miss its changes.
-fn lock(dir: &Path) -> Result<DirectoryLock, StoreError> {
-    DirectoryLock::take(dir, LOCK_NAME).map_err(|error| {
-        let text = match error {
-            TryLockError::WouldBlock => format!("another process uses the store in {}", dir.display()),
-            TryLockError::Error(error) => error.to_string(),
-        };
-        StoreError::caused(StoreErrorKind::Unavailable, "lock store", text)
-    })
 }

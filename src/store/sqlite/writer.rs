@@ -3,17 +3,20 @@
 //! Invariants: a job is answered only after the commit that holds it; a failed job rolls back only its own changes; a
 //! failed commit fails all its jobs.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
+use rusqlite::Connection;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::clock;
 use super::error::{failed, file_error};
 use crate::base::clock::ClockSteps;
-use crate::base::sqlite::{CheckpointLimits, Checkpoints, Database, FileError};
+use crate::base::sqlite::{
+    self, CheckpointLimits, Checkpoints, CommitLimits, CommitSchedule, Database, FileError, Groups, Transactions, Work,
+};
 use crate::metrics;
 use crate::store::error::StoreError;
 
@@ -25,16 +28,17 @@ const GROUP_JOBS_MAX: usize = 256;
 const LOG_BYTES_PER_ROW: u64 = 4 << 10;
 const CHECKPOINTS: CheckpointLimits = CheckpointLimits { soft_bytes: 4 << 20, hard_bytes: u64::MAX };
 
+/// A command and its room in the queue. Nothing gathers.
+pub(super) type Queue = sqlite::Queue<Infallible, (Command, OwnedSemaphorePermit)>;
+
 pub(super) enum Command {
     Run(Job),
     /// Truncates the log, which holds old versions of pages, after the queued jobs are committed.
     Wipe(oneshot::Sender<Result<bool, StoreError>>),
-    /// Runs the queued jobs, then ends.
-    Close,
 }
 
 /// Runs in the group's transaction, or learns why there is none; the reply waits for the commit.
-pub(super) type Job = Box<dyn FnOnce(Result<&mut Transaction<'_>, FileError>) -> FinishedJob + Send>;
+pub(super) type Job = Box<dyn FnOnce(Result<&Connection, FileError>) -> FinishedJob + Send>;
 /// Gets the error of the commit, if it failed.
 pub(super) type Reply = Box<dyn FnOnce(Option<FileError>) + Send>;
 
@@ -53,9 +57,9 @@ where
     D: FnOnce(&T) + Send + 'static,
 {
     let (sender, receiver) = oneshot::channel();
-    let job = move |tx: Result<&mut Transaction<'_>, FileError>| -> FinishedJob {
+    let job = move |tx: Result<&Connection, FileError>| -> FinishedJob {
         let result = match tx {
-            Ok(tx) => in_savepoint(tx, context, run),
+            Ok(connection) => in_savepoint(connection, context, run),
             Err(group_error) => Err(file_error(context, group_error)),
         };
         let source = result.as_ref().err().and_then(std::error::Error::source);
@@ -78,125 +82,145 @@ where
 }
 
 fn in_savepoint<T>(
-    tx: &mut Transaction<'_>,
+    connection: &Connection,
     context: &'static str,
     run: impl FnOnce(&Connection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    let savepoint = tx.savepoint().map_err(failed(context))?;
-    let value = run(&savepoint)?;
-    savepoint.commit().map_err(failed(context))?;
-    Ok(value)
+    let execute = |sql| connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+    execute("SAVEPOINT job").map_err(failed(context))?;
+    let done = run(connection);
+    // On a full or failing disk, SQLite rolls the whole transaction back by itself, and the savepoint is gone.
+    if done.is_err() && !connection.is_autocommit() {
+        execute("ROLLBACK TO job").map_err(failed(context))?;
+    }
+    if done.is_ok() || !connection.is_autocommit() {
+        execute("RELEASE job").map_err(failed(context))?;
+    }
+    done
 }
 
-/// The main loop of the writer thread.
-pub(super) fn run(
-    mut connection: Connection,
-    mut commands: mpsc::Receiver<Command>,
-    database: &Arc<Database>,
-    refusing: &AtomicBool,
-) {
-    let mut checkpoints = Checkpoints::new(database.clone(), CHECKPOINTS);
-    let mut changed = connection.total_changes();
-    let mut group = Vec::new();
-    let mut clock = ClockSteps::default();
-    let mut wipes = Vec::new();
-    while let Some(first) = commands.blocking_recv() {
-        let mut next = Some(first);
-        while let Some(command) = next.take() {
+/// The writer's side: runs the jobs of a group in one transaction.
+pub(super) struct Jobs {
+    file: Transactions,
+    database: Arc<Database>,
+    clock: ClockSteps,
+    /// The last group was not stored. While that is so, nothing is written unless a restart would find the files.
+    refusing: Arc<AtomicBool>,
+    /// Rows changed before the current group.
+    changed: u64,
+}
+
+impl Groups for Jobs {
+    type Batch = Infallible;
+    type Command = (Command, OwnedSemaphorePermit);
+
+    const LIMITS: CommitLimits = CommitLimits { batch_bytes: 0, commands: GROUP_JOBS_MAX };
+
+    fn bytes_of(batch: &Infallible) -> usize {
+        match *batch {}
+    }
+
+    fn serve(&mut self, work: Work<Infallible, Self::Command>, schedule: CommitSchedule) -> CommitSchedule {
+        // Their room is free once the work is done.
+        let (commands, _room): (Vec<_>, Vec<_>) = work.commands.into_iter().unzip();
+        let (mut group, mut wipes) = (Vec::new(), Vec::new());
+        for command in commands {
             match command {
                 Command::Run(job) => group.push(job),
                 Command::Wipe(done) => wipes.push(done),
-                Command::Close => commands.close(),
-            }
-            if group.len() < GROUP_JOBS_MAX {
-                next = commands.try_recv().ok();
             }
         }
-        let (jobs, started) = (group.len() as u64, Instant::now());
-        let is_checked = refusing.load(Ordering::Relaxed);
-        let group_error = commit(&mut connection, &mut group, &mut clock, database, is_checked);
-        metrics::store_group(jobs, started.elapsed());
-        match &group_error {
-            Some(FileError { text, .. }) => {
-                if !refusing.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(reason = text, "the store refuses writes");
-                }
-                // On a full disk, the next group may need the log's space.
-                checkpoints.start_over(&connection, "PASSIVE");
-            }
-            None => refusing.store(false, Ordering::Relaxed),
+        if !group.is_empty() {
+            self.commit_group(group);
         }
-        let before = std::mem::replace(&mut changed, connection.total_changes());
-        checkpoints.committed(&connection, changed.saturating_sub(before) * LOG_BYTES_PER_ROW);
         if !wipes.is_empty() {
-            let emptied = checkpoints.empty(&connection);
-            for done in wipes.drain(..) {
+            let emptied = self.file.checkpoints.empty(&self.file.connection);
+            for done in wipes {
                 // The caller may have gone away.
                 let _ = done.send(emptied.clone().map_err(|error| file_error("empty log", error)));
             }
         }
+        schedule
     }
-    checkpoints.start_over(&connection, "PASSIVE");
+
+    fn finish(&mut self) {
+        self.file.checkpoints.start_over(&self.file.connection, "PASSIVE");
+    }
 }
 
-/// Runs and commits the whole group, in as many transactions as needed; returns why one of them failed. `is_checked`:
-/// after a failure nothing is written until a restart would find the files.
-fn commit(
-    connection: &mut Connection,
-    group: &mut Vec<Job>,
-    clock: &mut ClockSteps,
-    database: &Database,
-    mut is_checked: bool,
-) -> Option<FileError> {
-    let failed = |context: &'static str, error: rusqlite::Error| {
-        let FileError { fault, text } = database.failure(context, &error);
-        FileError { fault, text: format!("{context}: {text}") }
-    };
-    let mut refused = None;
-    let mut jobs = group.drain(..).peekable();
-    while jobs.peek().is_some() {
-        let mut followed = *clock;
-        let checked = if is_checked { database.check_files() } else { Ok(()) };
-        let began = database.check_fsync().and(checked).and_then(|()| {
-            let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-            let begun = begun.and_then(|tx| {
-                let (now_ms, step_ms) = followed.look();
-                clock::shift_due_times(&tx, now_ms, step_ms).map(|()| tx)
-            });
-            begun.map_err(|error| failed("begin group", error))
-        });
-        let mut tx = match began {
-            Ok(tx) => tx,
-            Err(group_error) => {
-                jobs.for_each(|job| (job(Err(group_error.clone())).answer)(None));
-                return Some(group_error);
+impl Jobs {
+    pub(super) fn new(connection: Connection, database: Arc<Database>, refusing: Arc<AtomicBool>) -> Self {
+        let checkpoints = Checkpoints::new(database.clone(), CHECKPOINTS);
+        let changed = connection.total_changes();
+        let file = Transactions::new(connection, checkpoints, database.clone());
+        Self { file, database, clock: ClockSteps::default(), refusing, changed }
+    }
+
+    fn commit_group(&mut self, group: Vec<Job>) {
+        let (jobs, started) = (group.len() as u64, Instant::now());
+        let mut jobs_left = group.into_iter().peekable();
+        let mut refused = None;
+        // In as many transactions as needed.
+        while jobs_left.peek().is_some() {
+            refused = self.run_some(&mut jobs_left).or(refused);
+            if let Some(FileError { text, .. }) = &refused
+                && !self.refusing.swap(true, Ordering::Relaxed)
+            {
+                tracing::warn!(reason = text, "the store refuses writes");
             }
-        };
+        }
+        metrics::store_group(jobs, started.elapsed());
+        self.refusing.store(refused.is_some(), Ordering::Relaxed);
+        if refused.is_some() {
+            // On a full disk, the next group may need the log's space.
+            self.file.checkpoints.start_over(&self.file.connection, "PASSIVE");
+        }
+        let before = std::mem::replace(&mut self.changed, self.file.connection.total_changes());
+        self.file.committed(self.changed.saturating_sub(before) * LOG_BYTES_PER_ROW);
+    }
+
+    /// Runs jobs in one transaction and answers them: all that are left, unless SQLite rolls back. Returns why they were
+    /// not stored.
+    fn run_some(&mut self, jobs: &mut impl Iterator<Item = Job>) -> Option<FileError> {
+        let mut clock = self.clock;
+        if let Err(error) = self.begin(&mut clock) {
+            self.file.roll_back();
+            jobs.for_each(|job| (job(Err(error.clone())).answer)(None));
+            return Some(error);
+        }
         let mut answers = Vec::new();
         let mut group_error = None;
-        for job in jobs.by_ref() {
-            let FinishedJob { answer, failure } = job(Ok(&mut tx));
+        for job in jobs {
+            let FinishedJob { answer, failure } = job(Ok(&self.file.connection));
             answers.push(answer);
-            let failure = failure.map(|error| database.note("run job", error));
-            if tx.is_autocommit() || database.check_fsync().is_err() {
-                // On a full or failing disk, SQLite rolls the whole transaction back by itself.
+            let failure = failure.map(|error| self.database.note("run job", error));
+            if self.file.connection.is_autocommit() || self.database.check_fsync().is_err() {
                 group_error = Some(failure.unwrap_or_else(|| FileError::other("SQLite rolled back")));
                 break;
             }
         }
         if group_error.is_none() {
-            let committed = tx.commit().map_err(|error| failed("commit group", error));
+            let committed = self.file.commit("commit group");
             // A change that a restart would not find is not stored.
-            group_error = committed.and_then(|()| database.check_fsync()).and_then(|()| database.check_files()).err();
+            group_error = committed.and_then(|()| self.database.check_files()).err();
         }
-        if group_error.is_none() {
-            *clock = followed;
+        match group_error {
+            None => self.clock = clock,
+            Some(_) => self.file.roll_back(),
         }
         for answer in answers {
             answer(group_error.clone());
         }
-        is_checked |= group_error.is_some();
-        refused = group_error.or(refused);
+        group_error
     }
-    refused
+
+    fn begin(&self, clock: &mut ClockSteps) -> Result<(), FileError> {
+        if self.refusing.load(Ordering::Relaxed) {
+            self.database.check_files()?;
+        }
+        self.file.begin("begin group")?;
+        let (now_ms, step_ms) = clock.look();
+        let shifted = clock::shift_due_times(&self.file.connection, now_ms, step_ms);
+        shifted.map_err(|error| self.database.failure("begin group", &error))
+    }
 }

@@ -26,18 +26,18 @@ impl Writer {
                 Command::Register { name, filter, .. } => {
                     CommandOutcome::Sequence(self.write("add consumer", |writer| {
                         let floor =
-                            file::bounds(&writer.connection)?.map_or(writer.next_sequence, |(first, _)| first) - 1;
-                        file::insert_consumer(&writer.connection, name, filter, floor)
+                            file::bounds(&writer.file.connection)?.map_or(writer.next_sequence, |(first, _)| first) - 1;
+                        file::insert_consumer(&writer.file.connection, name, filter, floor)
                     })?)
                 }
                 Command::Refilter { consumer, filter, .. } => {
                     self.write("change consumer", |writer| {
-                        file::update_filter(&writer.connection, &consumer.name, &filter.0)
+                        file::update_filter(&writer.file.connection, &consumer.name, &filter.0)
                     })?;
                     CommandOutcome::Nothing
                 }
                 Command::Replay { id, .. } => CommandOutcome::Flag(self.write("replay dead letter", |writer| {
-                    let Some(letter) = dead_letter::find(&writer.connection, *id)? else { return Ok(false) };
+                    let Some(letter) = dead_letter::find(&writer.file.connection, *id)? else { return Ok(false) };
                     let (subject, consumer) = (letter.subject.as_bytes(), letter.consumer.as_bytes());
                     let mut record = Vec::new();
                     batch::write_record(&mut record, FLAG_REPLAY, subject, consumer, |out| {
@@ -45,7 +45,7 @@ impl Writer {
                     });
                     draft.extend(&record, 0, &[record.len() as u32], SubjectPrefix::UNKNOWN);
                     writer.wiper.freed();
-                    dead_letter::delete(&writer.connection, *id)
+                    dead_letter::delete(&writer.file.connection, *id)
                 })?),
                 Command::DeleteDeadLetter { id, .. } => {
                     self.input_bytes.changed();
@@ -60,14 +60,14 @@ impl Writer {
                     self.input_bytes.changed();
                     self.wiper.freed();
                     CommandOutcome::Flag(
-                        self.write("amend input", |writer| input::amend(&writer.connection, *id, input))?,
+                        self.write("amend input", |writer| input::amend(&writer.file.connection, *id, input))?,
                     )
                 }
                 Command::Resubmit { id, publish, .. } => {
                     self.input_bytes.changed();
                     self.wiper.freed();
                     CommandOutcome::Resubmitted(self.write("resubmit input", |writer| {
-                        let found = dead_letter::delete(&writer.connection, *id)?;
+                        let found = dead_letter::delete(&writer.file.connection, *id)?;
                         let now_s = key::seconds(draft.published_at_ms);
                         found.then(|| writer.append(publish, draft, now_s)).transpose()
                     })?)
@@ -76,7 +76,7 @@ impl Writer {
                     self.input_bytes.changed();
                     self.wiper.freed();
                     CommandOutcome::Sequence(self.write("purge dead letters", |writer| {
-                        dead_letter::delete_some_before(&writer.connection, *before_ms)
+                        dead_letter::delete_some_before(&writer.file.connection, *before_ms)
                     })? as u64)
                 }
                 Command::Erase { sequences, .. } => {

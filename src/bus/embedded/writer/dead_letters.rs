@@ -26,8 +26,9 @@ impl Writer {
             let delivery_count = resolve.consumer.lock().delivery_count(*sequence);
             let details =
                 DeadLetterDetails { consumer: &resolve.consumer.name, reason, delivery_count, dead_at_ms: unix_ms() };
-            let inserted = self
-                .write("bury message", |writer| dead_letter::insert(&writer.connection, &group, *sequence, &details))?;
+            let inserted = self.write("bury message", |writer| {
+                dead_letter::insert(&writer.file.connection, &group, *sequence, &details)
+            })?;
             if !inserted {
                 let missing = format!("the message at sequence {sequence} is missing");
                 return Err(file::corrupt(self.shared.path(), "bury message", missing));
@@ -45,7 +46,7 @@ impl Writer {
         }
         let dead_at_ms = unix_ms();
         self.write("keep refused input", |writer| {
-            writer.input_bytes.keep(&writer.connection, inputs, bytes_max, dead_at_ms)
+            writer.input_bytes.keep(&writer.file.connection, inputs, bytes_max, dead_at_ms)
         })
     }
 
@@ -53,7 +54,7 @@ impl Writer {
         if let Some(group) = self.shared.tail.lock().find(sequence) {
             return Ok(group.clone());
         }
-        let group = file::read_groups(&self.connection, self.shared.path(), sequence, 1)?.pop_front();
+        let group = file::read_groups(&self.file.connection, self.shared.path(), sequence, 1)?.pop_front();
         group.ok_or_else(|| {
             let missing = format!("no group holds sequence {sequence}");
             file::corrupt(self.shared.path(), "bury message", missing)

@@ -21,7 +21,7 @@ impl Writer {
         let (mut groups, mut messages) = (Vec::new(), 0);
         let mut rest = sequences;
         while let Some(first) = rest.first() {
-            let group = file::read_groups(&self.connection, self.shared.path(), *first, 1)?.pop_front();
+            let group = file::read_groups(&self.file.connection, self.shared.path(), *first, 1)?.pop_front();
             // The message has been purged in the meantime.
             let Some(group) = group else { break };
             let (of_group, behind) = rest.split_at(rest.partition_point(|sequence| *sequence <= group.last_sequence()));
@@ -33,9 +33,9 @@ impl Writer {
             }
             let data = group.without(of_group);
             let packer = &mut self.packer;
-            let replaced = file::erasing(&self.connection, true)
-                .and_then(|()| file::replace_group(&self.connection, &group, &data, packer));
-            let restored = file::erasing(&self.connection, false);
+            let replaced = file::erasing(&self.file.connection, true)
+                .and_then(|()| file::replace_group(&self.file.connection, &group, &data, packer));
+            let restored = file::erasing(&self.file.connection, false);
             replaced.and(restored).map_err(|error| self.shared.failure("erase messages", &error))?;
             let count = (group.last_sequence() + 1 - group.first_sequence) as usize;
             let rewritten = Group::from_stored(group.first_sequence, count, group.published_at_ms, data);
@@ -50,8 +50,8 @@ impl Writer {
         &self,
         delete: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
-        let deleted = file::erasing(&self.connection, true).and_then(|()| delete(&self.connection));
-        file::erasing(&self.connection, false).and(deleted)
+        let deleted = file::erasing(&self.file.connection, true).and_then(|()| delete(&self.file.connection));
+        file::erasing(&self.file.connection, false).and(deleted)
     }
 
     /// After the commit: consumers read the rewritten groups from now on.
@@ -70,11 +70,11 @@ impl Writer {
     /// earlier versions of pages. Returns `true` when nothing is left.
     pub(super) fn wipe(&mut self) -> Result<bool, BusError> {
         if !self.wiper.is_needed() {
-            let emptied = self.checkpoints.empty(&self.connection);
+            let emptied = self.file.checkpoints.empty(&self.file.connection);
             return emptied.map_err(|error| file::file_error("empty log", error));
         }
         let step = self.transaction("wipe free pages", |writer| {
-            writer.write("wipe free pages", |writer| writer.wiper.step(&writer.connection))
+            writer.write("wipe free pages", |writer| writer.wiper.step(&writer.file.connection))
         })?;
         self.wiper.committed(step);
         let bytes = if let Step::Filled(bytes) = step { bytes } else { 0 };

@@ -7,4 +7,4 @@ mod outcome;
 mod rejections;
 mod thread;
 
-pub(super) use thread::start;
+pub(super) use thread::Writer;

@@ -5,21 +5,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
 use super::outcome::{CommandOutcome, CommitOutcome, StoredPosition};
 use crate::base::clock::ClockSteps;
-use crate::base::sqlite::{CheckpointLimits, Checkpoints};
-use crate::bus::embedded::backpressure::{Backpressure, CommitSchedule, CommitStats, ConsumerProgress};
+use crate::base::sqlite::{CheckpointLimits, Checkpoints, CommitLimits, CommitSchedule, Groups, Transactions, Work};
+use crate::bus::embedded::backpressure::{Backpressure, CommitStats, ConsumerProgress};
 use crate::bus::embedded::consumer::trial_logs;
 use crate::bus::embedded::dedup::{Dedup, key};
 use crate::bus::embedded::group::Draft;
 use crate::bus::embedded::input::InputBytes;
 use crate::bus::embedded::pack::Packer;
-use crate::bus::embedded::queue::{Command, Duplicate, Publish, Purged, Resolve, Stored, Work};
+use crate::bus::embedded::queue::{Command, Duplicate, Publish, Purged, Resolve, Stored};
 use crate::bus::embedded::retention::{self, PurgeRequest};
 use crate::bus::embedded::shared::Shared;
 use crate::bus::embedded::wipe::Wiper;
@@ -30,6 +29,8 @@ use crate::metrics;
 /// Bytes of batches in one group. Groups of the same size reuse each other's memory; the next one arrives in the
 /// meantime.
 const GROUP_BYTES_MAX: usize = 2 << 20;
+/// Commands executed in one commit; each may write a message of the largest size.
+const COMMANDS_PER_COMMIT_MAX: usize = 32;
 /// Purge steps that a commit waits for when the bus is full.
 const STEPS_WHEN_FULL_MAX: usize = 8;
 const CHECKPOINTS: CheckpointLimits = CheckpointLimits { soft_bytes: 32 << 20, hard_bytes: 256 << 20 };
@@ -38,12 +39,11 @@ const COMMIT_OVERHEAD_BYTES: u64 = 64 << 10;
 
 pub(crate) struct Writer {
     pub(super) shared: Arc<Shared>,
-    pub(super) connection: Connection,
+    pub(super) file: Transactions,
     pub(super) dedup: Dedup,
     pub(super) clock: ClockSteps,
     pub(super) packer: Packer,
     pub(super) next_sequence: u64,
-    pub(super) checkpoints: Checkpoints,
     pub(super) input_bytes: InputBytes,
     pub(super) backpressure: Backpressure,
     pub(super) wiper: Wiper,
@@ -51,59 +51,62 @@ pub(crate) struct Writer {
     pub(super) misplaced: bool,
 }
 
-pub(crate) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<JoinHandle<()>>, BusError> {
-    let window_s = u32::try_from(shared.settings.dedup_window.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
-    let clock = ClockSteps::default();
-    let dedup = Dedup::open(&connection, window_s, key::seconds(clock.last_ms()))
-        .map_err(|error| shared.failure("read message ids", &error))?;
-    let checkpoints = Checkpoints::in_background(shared.database.clone(), CHECKPOINTS, "bus-checkpoint")
-        .map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start checkpointer", error))?;
-    let next_sequence = *shared.head.borrow() + 1;
-    let packer =
-        Packer::new().map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
-    let backpressure = Backpressure::default();
-    let input_bytes = InputBytes::unknown();
-    let writer = Writer {
-        shared,
-        connection,
-        dedup,
-        clock,
-        packer,
-        next_sequence,
-        checkpoints,
-        input_bytes,
-        backpressure,
-        wiper: Wiper::new(),
-        misplaced: false,
-    };
-    let thread = std::thread::Builder::new().name("bus-writer".into()).spawn(move || writer.run());
-    let thread = thread.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
-    Ok(vec![thread])
+impl Groups for Writer {
+    type Batch = Publish;
+    type Command = Command;
+
+    const LIMITS: CommitLimits = CommitLimits { batch_bytes: GROUP_BYTES_MAX, commands: COMMANDS_PER_COMMIT_MAX };
+
+    fn bytes_of(publish: &Publish) -> usize {
+        publish.records.len()
+    }
+
+    fn serve(&mut self, work: Work<Publish, Command>, schedule: CommitSchedule) -> CommitSchedule {
+        let (began, batches) = (Instant::now(), work.batches.len());
+        self.round(work);
+        if batches == 0 {
+            return schedule;
+        }
+        let (gathered, now) = (began.saturating_duration_since(schedule.from), Instant::now());
+        self.schedule(CommitStats { batches, gathered, busy: now - began }, now)
+    }
+
+    fn finish(&mut self) {
+        self.file.checkpoints.start_over(&self.file.connection, "TRUNCATE");
+    }
 }
 
-/// Closes the bus when the writer ends for any reason: nothing may wait for a queue that is not drained.
-struct CloseOnDrop(Arc<Shared>);
-
-impl Drop for CloseOnDrop {
+impl Drop for Writer {
+    /// Nothing is stored or delivered without it.
     fn drop(&mut self) {
-        self.0.queue.abandon();
-        self.0.closed.cancel();
+        self.shared.closed.cancel();
     }
 }
 
 impl Writer {
-    fn run(mut self) {
-        let _close = CloseOnDrop(self.shared.clone());
-        let mut schedule = CommitSchedule::immediate();
-        while let Some(work) = self.shared.queue.take(GROUP_BYTES_MAX, &schedule) {
-            let (began, batches) = (Instant::now(), work.publishes.len());
-            self.round(work);
-            if batches > 0 {
-                let (gathered, now) = (began.saturating_duration_since(schedule.from), Instant::now());
-                schedule = self.schedule(CommitStats { batches, gathered, busy: now - began }, now);
-            }
-        }
-        self.checkpoints.start_over(&self.connection, "TRUNCATE");
+    pub(crate) fn new(shared: Arc<Shared>, connection: Connection) -> Result<Self, BusError> {
+        let window_s = u32::try_from(shared.settings.dedup_window.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
+        let clock = ClockSteps::default();
+        let dedup = Dedup::open(&connection, window_s, key::seconds(clock.last_ms()))
+            .map_err(|error| shared.failure("read message ids", &error))?;
+        let started = |error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error);
+        let database = shared.database.clone();
+        let checkpoints =
+            Checkpoints::in_background(database.clone(), CHECKPOINTS, "bus-checkpoint").map_err(started)?;
+        let packer = Packer::new().map_err(started)?;
+        let next_sequence = *shared.head.borrow() + 1;
+        Ok(Self {
+            next_sequence,
+            shared,
+            file: Transactions::new(connection, checkpoints, database),
+            dedup,
+            clock,
+            packer,
+            input_bytes: InputBytes::unknown(),
+            backpressure: Backpressure::default(),
+            wiper: Wiper::new(),
+            misplaced: false,
+        })
     }
 
     /// When publishers are served next, after a round that ended now.
@@ -115,8 +118,8 @@ impl Writer {
         self.backpressure.schedule(stats, now, progress)
     }
 
-    fn round(&mut self, work: Work) {
-        let Work { mut publishes, commands } = work;
+    fn round(&mut self, work: Work<Publish, Command>) {
+        let Work { batches: mut publishes, commands } = work;
         let (alone, commands): (Vec<Command>, Vec<Command>) =
             commands.into_iter().partition(|command| matches!(command, Command::Purge { .. } | Command::Wipe { .. }));
         let commands = match self.misplaced {
@@ -200,25 +203,19 @@ impl Writer {
         context: &'static str,
         work: impl FnOnce(&mut Self) -> Result<T, BusError>,
     ) -> Result<T, BusError> {
-        let began = self.shared.check_fsync(context).and_then(|()| self.execute(context, "BEGIN IMMEDIATE"));
-        let result = began.and_then(|()| work(self)).and_then(|done| {
+        let in_file = |error| file::file_error(context, error);
+        let result = self.file.begin(context).map_err(in_file).and_then(|()| work(self)).and_then(|done| {
             let failed = |error| self.shared.failure(context, &error);
-            self.dedup.maintain(&self.connection, key::seconds(self.clock.last_ms())).map_err(failed)?;
+            self.dedup.maintain(&self.file.connection, key::seconds(self.clock.last_ms())).map_err(failed)?;
             // Read here, where no other lock is needed.
-            let used_bytes = file::used_bytes(&self.connection).map_err(failed)?.saturating_sub(self.wiper.bytes);
-            self.execute(context, "COMMIT")?;
-            // That of a checkpoint may have failed in the meantime.
-            self.shared.check_fsync(context)?;
+            let used_bytes = file::used_bytes(&self.file.connection).map_err(failed)?.saturating_sub(self.wiper.bytes);
+            self.file.commit(context).map_err(in_file)?;
             self.shared.used_bytes.store(used_bytes, Ordering::Relaxed);
             Ok(done)
         });
         if result.is_err() {
             self.shared.note_damage(result.as_ref().err());
-            if !self.connection.is_autocommit()
-                && let Err(error) = self.connection.execute_batch("ROLLBACK")
-            {
-                tracing::error!(%error, "roll back");
-            }
+            self.file.roll_back();
             self.dedup.rolled_back();
             self.input_bytes.changed();
         }
@@ -235,15 +232,10 @@ impl Writer {
         now_ms
     }
 
-    fn execute(&self, context: &'static str, sql: &'static str) -> Result<(), BusError> {
-        let executed = self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
-        executed.map(drop).map_err(|error| self.shared.failure(context, &error))
-    }
-
     /// Updates the state after a transaction, and reports the growth of the log.
     pub(super) fn committed(&mut self, bytes: u64) {
         self.dedup.committed(self.next_sequence - 1, key::seconds(self.clock.last_ms()));
-        self.checkpoints.committed(&self.connection, bytes + COMMIT_OVERHEAD_BYTES);
+        self.file.committed(bytes + COMMIT_OVERHEAD_BYTES);
     }
 
     pub(super) fn write<T>(
@@ -268,8 +260,9 @@ impl Writer {
             outcome.stored.push(stored);
         }
         if draft.len() > 0 {
-            outcome.group_bytes =
-                self.write("write group", |writer| file::insert_group(&writer.connection, draft, &mut writer.packer))?;
+            outcome.group_bytes = self.write("write group", |writer| {
+                file::insert_group(&writer.file.connection, draft, &mut writer.packer)
+            })?;
         }
         Ok(())
     }
@@ -292,7 +285,7 @@ impl Writer {
                 continue;
             }
             let Some(key) = keys.next() else { break };
-            if let Some(seen) = self.dedup.seen(&self.connection, key, (now_s, draft.first_sequence))? {
+            if let Some(seen) = self.dedup.seen(&self.file.connection, key, (now_s, draft.first_sequence))? {
                 draft.extend(&publish.records, start, &publish.ends[from..index], publish.subject_prefix);
                 (from, start) = (index + 1, end);
                 stored.duplicates.push(Duplicate { index: index as u32, group: seen.group(), key: *key });
@@ -318,9 +311,9 @@ impl Writer {
             };
             self.write("store consumer position", |writer| {
                 if let Some(log) = &log {
-                    trial_logs::store(&writer.connection, &consumer.name, log)?;
+                    trial_logs::store(&writer.file.connection, &consumer.name, log)?;
                 }
-                file::update_position(&writer.connection, &consumer.name, &position)
+                file::update_position(&writer.file.connection, &consumer.name, &position)
             })?;
             outcome.positions.push(StoredPosition { consumer: consumer.clone(), high: position.high, log });
         }
@@ -430,14 +423,14 @@ impl Writer {
         let last = self.next_sequence - 1;
         let (step, dead) = self.transaction("purge messages", |writer| {
             writer.write("purge messages", |writer| {
-                let dead = dead_letter::delete_before(&writer.connection, dead_before_ms)?;
-                let step = retention::plan(&writer.connection, &writer.dedup, &request)?;
+                let dead = dead_letter::delete_before(&writer.file.connection, dead_before_ms)?;
+                let step = retention::plan(&writer.file.connection, &writer.dedup, &request)?;
                 if let Some(upto) = step.upto {
                     // The pages freed by this make room for the run.
-                    retention::delete_groups(&writer.connection, upto)?;
+                    retention::delete_groups(&writer.file.connection, upto)?;
                 }
                 if step.uncovered {
-                    writer.dedup.move_to_run(&writer.connection, last)?;
+                    writer.dedup.move_to_run(&writer.file.connection, last)?;
                 }
                 Ok((step, dead))
             })
@@ -451,7 +444,7 @@ impl Writer {
         }
         self.committed(0);
         self.dedup.rest(request.now_s);
-        let bounds = file::bounds(&self.connection);
+        let bounds = file::bounds(&self.file.connection);
         if let Ok(Some((first, _))) = bounds {
             self.shared.first.store(first, Ordering::Relaxed);
         }
