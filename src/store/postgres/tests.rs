@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use super::engine::{Ending, Engine};
@@ -179,18 +179,34 @@ async fn only_whole_connections_are_reused() {
     assert_eq!(backend(&engine).await, (first, false));
 
     // Cancelled within a transaction, and within a statement.
-    let within = engine.transact(context, async |tx| {
+    let inserted = Notify::new();
+    let endless = engine.transact(context, async |tx| {
         tx.execute(insert, &[]).await.unwrap();
+        inserted.notify_one();
         std::future::pending::<Result<Ending<()>, StoreError>>().await
     });
-    tokio::time::timeout(Duration::from_millis(500), within).await.unwrap_err();
+    tokio::select! {
+        _ = endless => unreachable!("it never ends"),
+        () = inserted.notified() => {}
+    }
     let (second, in_transaction) = backend(&engine).await;
     assert!(second != first && !in_transaction);
-    let within = engine.run(context, async |client| Ok(client.batch_execute("SELECT pg_sleep(20)").await.unwrap()));
-    tokio::time::timeout(Duration::from_millis(500), within).await.unwrap_err();
-    let (third, started) = (backend(&engine), Instant::now());
-    let (third, _) = third.await;
-    assert!(third != second && started.elapsed() < Duration::from_secs(10), "it does not wait for the statement");
+    let sleeping =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = '{database}'");
+    let asleep = async {
+        while server.sql("postgres", &sleeping) == "0" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        _ = engine.run(context, async |client| Ok(client.batch_execute("SELECT pg_sleep(60)").await.unwrap())) => {
+            unreachable!("it is cancelled before")
+        }
+        () = asleep => {}
+    }
+    let started = Instant::now();
+    let (third, _) = backend(&engine).await;
+    assert!(third != second && started.elapsed() < Duration::from_secs(30), "it does not wait for the statement");
 
     let wrong = engine.run(context, async |client| client.batch_execute("SELECT 1 / 0").await.map_err(failed(context)));
     assert_eq!(wrong.await.unwrap_err().kind, StoreErrorKind::Unavailable);
