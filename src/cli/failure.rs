@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::app::{StartFailure, StartFailureKind};
+
 /// The exit codes of every command; 64, 69 and 78 as in `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitStatus {
@@ -54,5 +56,16 @@ impl Failure {
     pub fn followed_by(mut self, line: &str) -> Self {
         self.message = format!("{}\n  {line}", self.message);
         self
+    }
+}
+
+impl From<StartFailure> for Failure {
+    fn from(failure: StartFailure) -> Self {
+        let message = failure.to_string();
+        match failure.kind {
+            StartFailureKind::Refused => Self::refused(message),
+            StartFailureKind::Unreachable => Self::unreachable(message),
+            StartFailureKind::Failed => Self::failed(message),
+        }
     }
 }

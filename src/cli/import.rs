@@ -79,7 +79,7 @@ pub fn execute(args: Args) -> Result<(), Failure> {
         }
     });
     bar.clear();
-    done.map_err(|error| run::failure(&error))?;
+    done.map_err(run::failure)?;
     if rejected > 0 {
         return Err(Failure::failed(format!("{rejected} rows were rejected")));
     }

@@ -25,9 +25,6 @@ pub fn execute(args: &Args) -> Result<(), Failure> {
     match runtime.block_on(app::migrate(&loaded.config)) {
         Ok((from, to)) if from == to => output::print(&format!("schema version {to}: nothing to do\n")),
         Ok((from, to)) => output::print(&format!("schema version {from} is now {to}\n")),
-        Err(failure) if failure.kind == app::StartFailureKind::Unreachable => {
-            Err(Failure::unreachable(failure.to_string()))
-        }
-        Err(failure) => Err(Failure::refused(failure.to_string())),
+        Err(failure) => Err(failure.into()),
     }
 }

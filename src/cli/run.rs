@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::Failure;
 use crate::app::role::RoleSet;
 use crate::app::telemetry;
-use crate::app::{self, Plan, StartFailure, StartFailureKind};
+use crate::app::{self, Plan, StartFailure};
 use crate::config;
 
 /// Run the process: everything on this machine, with nothing installed, or some roles of it
@@ -55,15 +55,14 @@ pub fn execute(args: Args) -> Result<(), Failure> {
     let ended = runtime.block_on(app::run(plan, metrics));
     // Tasks left after an orderly stop must not keep the process alive.
     runtime.shutdown_background();
-    ended.map_err(|error| failure(&error))
+    ended.map_err(failure)
 }
 
-/// Maps a failed start to its exit status.
-pub(super) fn failure(error: &anyhow::Error) -> Failure {
-    match error.downcast_ref::<StartFailure>().map(|failure| failure.kind) {
-        Some(StartFailureKind::Refused) => Failure::refused(error.to_string()),
-        Some(StartFailureKind::Unreachable) => Failure::unreachable(error.to_string()),
-        _ => Failure::failed(format!("{error:#}")),
+/// A failed start keeps its exit status.
+pub(super) fn failure(error: anyhow::Error) -> Failure {
+    match error.downcast::<StartFailure>() {
+        Ok(failure) => failure.into(),
+        Err(error) => Failure::failed(format!("{error:#}")),
     }
 }
 

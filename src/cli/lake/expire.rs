@@ -61,7 +61,7 @@ pub(super) async fn expire(args: &ExpireArgs, lake: &Lake, config: &Config) -> R
         }
         // Before anything is removed: a store that is down refuses the command.
         if audit.is_none() {
-            audit = Some(open_audit_store(config).await.map_err(super::failure)?);
+            audit = Some(open_audit_store(config).await?);
         }
         let bar = bar(Some(found.partitions.len() as u64), "{elapsed:>4} [{bar:32}] {pos}/{len} {msg}");
         let before = totals.partitions;

@@ -85,7 +85,7 @@ pub fn execute(args: &Args) -> Result<(), Failure> {
         .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
     runtime.block_on(async {
         let config = &loaded.config;
-        let open = async || app::open_lake(config).await.map_err(failure);
+        let open = async || app::open_lake(config).await.map_err(Failure::from);
         match &args.command {
             Command::Init { .. } => init(config).await,
             Command::Compact(args) => compact::compact(args, &open().await?).await,
@@ -97,17 +97,9 @@ pub fn execute(args: &Args) -> Result<(), Failure> {
     })
 }
 
-fn failure(failure: app::StartFailure) -> Failure {
-    match failure.kind {
-        app::StartFailureKind::Refused => Failure::refused(failure.to_string()),
-        app::StartFailureKind::Unreachable => Failure::unreachable(failure.to_string()),
-        app::StartFailureKind::Failed => Failure::failed(failure.to_string()),
-    }
-}
-
 async fn init(config: &Config) -> Result<(), Failure> {
     let tell = |done: Adopted| tracing::debug!(added = done.added, known = done.known, "files added to the Delta log");
-    let done = app::init_lake(config, tell).await.map_err(failure)?;
+    let done = app::init_lake(config, tell).await?;
     output::print(&report(done))
 }
 
