@@ -106,7 +106,10 @@ fn the_command_records_what_it_removes() {
     let mut server = Server::start(dir.path(), &[OFTEN]);
     flush(&server, "shop", 20, 0..5);
     let said = expire(&server, &[]);
-    assert!(said.contains("no audit record was written: ") && said.contains("another process uses the store"), "{said}");
+    assert!(
+        said.contains("no audit record was written: ") && said.contains("another process uses the store"),
+        "{said}"
+    );
     flush(&server, "shop", 21, 0..5);
     flush(&server, "null", 21, 0..5);
     assert!(server.terminate(PATIENCE).success());
