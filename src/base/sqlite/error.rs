@@ -27,7 +27,8 @@ pub enum Fault {
 }
 
 /// A failure of a database file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{text}")]
 pub struct FileError {
     pub fault: Fault,
     pub text: String,
@@ -49,14 +50,6 @@ impl FileError {
         Self { text: format!("{}: {}", path.display(), self.text), ..self }
     }
 }
-
-impl std::fmt::Display for FileError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl std::error::Error for FileError {}
 
 /// Classifies an error by what the caller has to do about it.
 pub(super) fn fault(error: &rusqlite::Error) -> Fault {
