@@ -3,9 +3,9 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use figment::Figment;
 use figment::providers::{Format, Toml};
-use figment::value::Value;
+use figment::value::{Dict, Value};
+use figment::{Figment, Profile, Provider as _};
 
 use super::error::InvalidSetting;
 use super::redaction::shown;
@@ -28,6 +28,8 @@ pub struct Shown {
 /// Reads settings by name. An invalid value is noted, and its default returned, so that all of them are reported.
 pub struct Reader<'l> {
     layers: &'l Figment,
+    /// Of the highest layer that has one.
+    values: Dict,
     read: Vec<Shown>,
     invalid: Vec<InvalidSetting>,
 }
@@ -39,7 +41,8 @@ pub fn defaults<T>(read: impl FnOnce(&mut Reader<'_>) -> T) -> T {
 
 impl<'l> Reader<'l> {
     pub fn new(layers: &'l Figment) -> Self {
-        Self { layers, read: Vec::new(), invalid: Vec::new() }
+        let values = layers.data().ok().and_then(|mut profiles| profiles.remove(&Profile::Default));
+        Self { layers, values: values.unwrap_or_default(), read: Vec::new(), invalid: Vec::new() }
     }
 
     /// A setting that has a default.
@@ -83,8 +86,7 @@ impl<'l> Reader<'l> {
         allowed: &str,
         is_allowed: impl Fn(&T) -> bool,
     ) -> Option<T> {
-        let found = self.layers.find_value(name).ok();
-        let parsed = found.map(|found| parse(&found, allowed, is_allowed)).transpose();
+        let parsed = self.values.get(name).map(|value| parse(value, allowed, is_allowed)).transpose();
         if self.read.iter().all(|read| read.name != name) {
             let value = parsed.as_ref().ok().and_then(|value| Some(value.as_ref()?.show()));
             self.read.push(Shown { name, value, source: self.source(name) });
@@ -96,7 +98,7 @@ impl<'l> Reader<'l> {
     }
 
     pub fn is_set(&self, name: &str) -> bool {
-        self.layers.find_value(name).is_ok()
+        self.values.contains_key(name)
     }
 
     /// Refuses a setting that was read: it contradicts others.
@@ -131,7 +133,8 @@ impl<'l> Reader<'l> {
     }
 
     fn source(&self, name: &str) -> String {
-        match self.layers.find_metadata(name).map(|metadata| &*metadata.name) {
+        let metadata = self.values.get(name).and_then(|value| self.layers.get_metadata(value.tag()));
+        match metadata.map(|metadata| &*metadata.name) {
             Some("environment") => format!("environment {}", name.to_ascii_uppercase()),
             Some("flag") => format!("flag --{}", name.replace('_', "-")),
             Some(file) if !file.starts_with("TOML") => file.to_owned(),
