@@ -53,6 +53,12 @@ impl<'a> Value<'a> {
     }
 }
 
+/// Most text is ASCII, which is faster to recognize.
+#[inline]
+pub(crate) fn is_utf8(bytes: &[u8]) -> bool {
+    bytes.is_ascii() || std::str::from_utf8(bytes).is_ok()
+}
+
 pub(crate) fn text(bytes: &[u8]) -> Result<&str, DecodeError> {
     std::str::from_utf8(bytes).map_err(|_| NOT_UTF8)
 }
@@ -71,15 +77,21 @@ const GROUP_DEPTH_MAX: usize = 100;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
+    skipped_group: bool,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+        Self { rest: bytes, skipped_group: false }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
+    }
+
+    /// Whether a group was skipped so far.
+    pub(crate) fn skipped_group(&self) -> bool {
+        self.skipped_group
     }
 
     #[inline]
@@ -110,6 +122,7 @@ impl<'a> Reader<'a> {
     /// Skips a group whose start key was read, and any groups that follow it, and reads the next field.
     #[cold]
     fn next_after_group(&mut self, mut group: u32) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
+        self.skipped_group = true;
         loop {
             self.skip_group(group)?;
             if self.rest.is_empty() {
@@ -206,14 +219,17 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Key and value of a map entry that has exactly these, in the order in which nearly every encoder writes them.
+pub(crate) fn usual_entry(bytes: &[u8]) -> Option<(&[u8], Value<'_>)> {
+    let mut reader = Reader::new(bytes);
+    let Ok(Some((1, Value::Bytes(key)))) = reader.next() else { return None };
+    let Ok(Some((2, value))) = reader.next() else { return None };
+    (reader.is_empty() && !reader.skipped_group).then_some((key, value))
+}
+
 /// Key and value of a map entry. Encoders leave out either when it is the default.
 pub(crate) fn map_entry(bytes: &[u8]) -> (&[u8], Option<Value<'_>>) {
-    let mut reader = Reader::new(bytes);
-    // Nearly every encoder writes the key, then the value.
-    if let Ok(Some((1, Value::Bytes(key)))) = reader.next()
-        && let Ok(Some((2, value))) = reader.next()
-        && reader.is_empty()
-    {
+    if let Some((key, value)) = usual_entry(bytes) {
         return (key, Some(value));
     }
     let mut entry = (&[][..], None);

@@ -25,6 +25,7 @@ pub struct Arrival<'a> {
 }
 
 /// Validates the encoded event that starts at `start`. If it is valid, appends the fields that the gateway assigns.
+/// Returns whether it was canonical: see [`check_message`].
 pub(crate) fn admit(
     bytes: &mut Vec<u8>,
     start: usize,
@@ -32,24 +33,27 @@ pub(crate) fn admit(
     arrival: &Arrival<'_>,
     at: &Path<'_>,
     errors: &mut Errors,
-) {
+) -> bool {
     let Ok(event) = Envelope::read(&bytes[start..]) else {
-        return errors.add(*at, MALFORMED);
+        errors.add(*at, MALFORMED);
+        return false;
     };
+    let mut canonical = event.is_canonical();
     let mut envelope = EnvelopeCheck { at, errors };
     envelope.app(event.app_id, arrival.key_app);
     envelope.check(&event);
-    if let Some(device) = event.device {
-        check_message(&DEVICE_CONTEXT, device, unchecked, &Path::Field(at, "deviceContext"), errors);
+    if let (Some(device), true) = (event.device, unchecked != Unchecked::Envelope) {
+        canonical &= check_message(&DEVICE_CONTEXT, device, unchecked, &Path::Field(at, "deviceContext"), errors);
     }
     match event.payload {
-        Some((kind, payload)) => {
-            check_message(kind.message, payload, unchecked, &Path::Field(at, kind.json_name), errors);
+        Some((kind, payload)) if unchecked != Unchecked::Envelope => {
+            canonical &= check_message(kind.message, payload, unchecked, &Path::Field(at, kind.json_name), errors);
         }
+        Some(_) => {}
         None => errors.add(*at, NO_PAYLOAD),
     }
     if !errors.is_empty() {
-        return;
+        return canonical;
     }
     let (id, app, timestamp) = (event.id.is_empty(), event.app_id.is_empty(), event.timestamp_ms == 0);
     if id {
@@ -65,6 +69,7 @@ pub(crate) fn admit(
     if let Err(detail) = check_size(bytes.len() - start, arrival) {
         errors.add(*at, detail);
     }
+    canonical
 }
 
 /// Checks the size of a stored event.

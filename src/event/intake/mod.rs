@@ -14,6 +14,8 @@ pub mod reason;
 pub mod request;
 
 #[cfg(test)]
+mod binary_tests;
+#[cfg(test)]
 mod limits_tests;
 #[cfg(test)]
 mod request_tests;

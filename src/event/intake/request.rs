@@ -407,16 +407,22 @@ fn binary_item(
 ) -> Item {
     let start = out.len();
     let mut errors = Errors::default();
-    // Before the bytes are decoded.
-    check_counts(bytes, at, &mut errors);
-    if errors.is_empty() {
-        match EventEnvelope::decode(bytes) {
-            Ok(event) => {
-                // Encoding to a vector does not run out of room.
-                let _ = event.encode(out);
-                admit(out, start, Unchecked::All, arrival, at, &mut errors);
+    // Nearly every event is valid and as an encoder writes it, and is stored as it was sent.
+    out.extend_from_slice(bytes);
+    if !admit(out, start, Unchecked::All, arrival, at, &mut errors) || !errors.is_empty() {
+        out.truncate(start);
+        errors = Errors::default();
+        // Before the bytes are decoded.
+        check_counts(bytes, at, &mut errors);
+        if errors.is_empty() {
+            match EventEnvelope::decode(bytes) {
+                Ok(event) => {
+                    // Encoding to a vector does not run out of room.
+                    let _ = event.encode(out);
+                    admit(out, start, Unchecked::All, arrival, at, &mut errors);
+                }
+                Err(_) => report_faults(bytes, at, &mut errors),
             }
-            Err(_) => report_faults(bytes, at, &mut errors),
         }
     }
     let outcome = into_result(errors);

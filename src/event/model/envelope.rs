@@ -2,7 +2,7 @@
 //!
 //! Knows where the fields are, not whether their values are valid.
 
-use crate::event::codec::wire::{DecodeError, Reader};
+use crate::event::codec::wire::{DecodeError, Reader, is_utf8};
 use crate::event::schema::tables::Kind;
 
 /// The raw fields of the envelope. Nested messages are not read, and text is not checked for UTF-8.
@@ -18,6 +18,8 @@ pub(crate) struct Envelope<'a> {
     pub(crate) session_id: &'a [u8],
     pub(crate) device: Option<&'a [u8]>,
     pub(crate) payload: Option<(&'static Kind, &'a [u8])>,
+    /// Fields that were read, with unknown ones and every occurrence.
+    fields: usize,
 }
 
 impl<'a> Envelope<'a> {
@@ -25,6 +27,7 @@ impl<'a> Envelope<'a> {
         let mut envelope = Self::default();
         let mut reader = Reader::new(bytes);
         while let Some((number, value)) = reader.next()? {
+            envelope.fields += 1;
             match number {
                 1 => envelope.id = value.bytes()?,
                 2 => envelope.app_id = value.bytes()?,
@@ -42,6 +45,24 @@ impl<'a> Envelope<'a> {
                 }
             }
         }
+        envelope.fields += usize::from(reader.skipped_group());
         Ok(envelope)
+    }
+
+    /// Whether every field is known, occurs once and is not the default, and the text is UTF-8.
+    pub(crate) fn is_canonical(&self) -> bool {
+        let texts = [
+            self.id,
+            self.app_id,
+            self.device_id,
+            self.correlation_id,
+            self.idempotency_key,
+            self.user_id,
+            self.session_id,
+        ];
+        let texts_present = texts.iter().filter(|text| !text.is_empty()).count();
+        let others = [self.timestamp_ms != 0, self.device.is_some(), self.payload.is_some()];
+        self.fields == texts_present + others.into_iter().filter(|present| *present).count()
+            && texts.into_iter().all(is_utf8)
     }
 }

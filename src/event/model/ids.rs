@@ -10,7 +10,7 @@ use uuid::fmt::Hyphenated;
 
 use super::event_ref::EventRef;
 use crate::event::codec::wire::DecodeError;
-use crate::event::schema::tables::{Rules, envelope_field};
+use crate::event::schema::tables::envelope_field;
 
 thread_local! {
     /// A buffer of random bytes and the number of those used: one system call serves hundreds of ids.
@@ -34,7 +34,7 @@ pub fn check_names(event: &EventRef<'_>) -> Result<(), DecodeError> {
 
 /// Whether this is valid as an id of an event, a device, a user or a session, or as an idempotency key.
 pub fn is_id(text: &str) -> bool {
-    is_allowed(envelope_field(1).rules, text.as_bytes())
+    envelope_field(1).rules.allow_text(text.as_bytes())
 }
 
 /// Replaces an id that an event cannot have.
@@ -44,18 +44,13 @@ pub(crate) fn hashed_id(id: &str) -> String {
 
 /// Whether this is a valid timestamp of an event.
 pub(crate) fn is_timestamp(milliseconds: i64) -> bool {
-    milliseconds > 0 && envelope_field(4).rules.max.is_none_or(|max| milliseconds <= max)
+    milliseconds > 0 && envelope_field(4).rules.allow_integer(milliseconds)
 }
 
 /// Whether this is a valid app id.
 pub fn is_app_id(text: impl AsRef<[u8]>) -> bool {
     let text = text.as_ref();
-    !text.is_empty() && is_allowed(envelope_field(2).rules, text)
-}
-
-fn is_allowed(rules: &Rules, text: &[u8]) -> bool {
-    rules.bytes_max.is_none_or(|bytes_max| text.len() <= bytes_max)
-        && rules.pattern.is_none_or(|pattern| pattern.allows(text))
+    !text.is_empty() && envelope_field(2).rules.allow_text(text)
 }
 
 /// A new UUIDv7 with this time.

@@ -52,6 +52,30 @@ pub struct Rules {
     pub key_bytes_max: Option<usize>,
 }
 
+impl Rules {
+    /// Whether a string may have this text, which is UTF-8.
+    #[inline]
+    pub(crate) fn allow_text(&self, text: &[u8]) -> bool {
+        self.bytes_max.is_none_or(|bytes_max| text.len() <= bytes_max)
+            && self.pattern.is_none_or(|pattern| pattern.allows(text))
+    }
+
+    #[inline]
+    pub(crate) fn allow_integer(&self, number: i64) -> bool {
+        self.min.is_none_or(|min| number >= min) && self.max.is_none_or(|max| number <= max)
+    }
+
+    #[inline]
+    pub(crate) fn allow_float(&self, number: f64) -> bool {
+        !self.finite || number.is_finite()
+    }
+
+    #[inline]
+    pub(crate) fn allow_key(&self, bytes: usize) -> bool {
+        self.key_bytes_max.is_none_or(|bytes_max| bytes <= bytes_max)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum Shape {
     String,
