@@ -79,8 +79,7 @@ fn an_unusual_encoding_is_stored_as_prost_reads_it() {
             &[field(1, &entry(b"k", &field(2, &[group.to_vec(), number(4, 1)].concat()))), group.to_vec()].concat(),
         ),
         custom(
-            &[field(6, &field(1, &entry(b"a", &text(b"1")))), field(6, &field(1, &entry(b"b", &text(b"2"))))]
-                .concat(),
+            &[field(6, &field(1, &entry(b"a", &text(b"1")))), field(6, &field(1, &entry(b"b", &text(b"2"))))].concat(),
         ),
         [
             names.clone(),
