@@ -177,7 +177,7 @@ fn int64_is_written_as_text_on_request() {
 fn numbers_of_a_rule_view_are_those_of_its_text() {
     use crate::event::proto::event_envelope::Payload;
     use crate::event::proto::{ButtonTap, Coordinates, CustomEvent};
-    let floats = [0.1, 1.234_567_9e9, 16_777_217.0, f32::MAX, f32::MIN_POSITIVE, f32::NAN, f32::INFINITY, -0.0, 2.0];
+    let floats = [0.1, 1_234_567_936.0, 16_777_217.0, f32::MAX, f32::MIN_POSITIVE, f32::NAN, f32::INFINITY, -0.0, 2.0];
     let doubles =
         [0.1 + 0.2, 1e22, 1e23, 9_007_199_254_740_993.0, 5e-324, f64::MAX, f64::NAN, -0.0, 3.0, 123_456.789_012_345_67];
     for float in floats {

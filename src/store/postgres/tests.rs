@@ -199,7 +199,10 @@ async fn only_whole_connections_are_reused() {
         }
     };
     tokio::select! {
-        _ = engine.run(context, async |client| Ok(client.batch_execute("SELECT pg_sleep(60)").await.unwrap())) => {
+        _ = engine.run(context, async |client| {
+            client.batch_execute("SELECT pg_sleep(60)").await.unwrap();
+            Ok(())
+        }) => {
             unreachable!("it is cancelled before")
         }
         () = asleep => {}
