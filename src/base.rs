@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod bloom;
+pub mod chain_verifier;
 pub mod clock;
 pub mod duration;
 pub mod errors;

@@ -17,6 +17,8 @@ use crate::warehouse::{DeltaSettings, PromotedColumns, Warehouse, WarehouseError
 /// How long a start waits for a server that does not answer.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 const START_PAUSE: Duration = Duration::from_secs(1);
+/// The store where neither rules nor keys need it.
+pub(super) const AUDIT_STORE: &str = "store of the audit record (warehouse_retention)";
 
 /// The engines that the roles of this process need.
 pub(super) struct Engines {
@@ -58,27 +60,12 @@ impl Engines {
             false => None,
             true => Some(
                 open(("postgres", "database_host"), readiness, || async {
-                    let opened = if choice.postgres {
-                        Store::connect_postgres(config.postgres.clone()).await
-                    } else {
-                        Store::open_sqlite(config.sqlite.clone())
+                    let port = match (choice.reaction, choice.keys) {
+                        (true, _) => "store",
+                        (false, true) => "store of the API keys (auth_enabled)",
+                        (false, false) => AUDIT_STORE,
                     };
-                    opened.inspect(|store| store.on_failed_fsync(fatal::end_process)).map_err(|error| {
-                        if error.kind == StoreErrorKind::Fsync {
-                            fatal::exit_after_failed_fsync(&error);
-                        }
-                        let kind = match error.kind {
-                            StoreErrorKind::Refused => StartFailureKind::Refused,
-                            StoreErrorKind::Unavailable if choice.postgres => StartFailureKind::Unreachable,
-                            _ => StartFailureKind::Failed,
-                        };
-                        let port = match (choice.reaction, choice.keys) {
-                            (true, _) => "store",
-                            (false, true) => "store of the API keys (auth_enabled)",
-                            (false, false) => "store of the audit record (warehouse_retention)",
-                        };
-                        StartFailure::new(kind, place(choice.postgres, port, "PostgreSQL", data_dir), &error)
-                    })
+                    open_store(config, choice.postgres, port).await
                 })
                 .await?,
             ),
@@ -100,6 +87,26 @@ impl Engines {
             store.close().await;
         }
     }
+}
+
+/// Opens the store. `port` says in a failure what it is for.
+pub(super) async fn open_store(config: &Config, postgres: bool, port: &str) -> Result<Store, StartFailure> {
+    let opened = if postgres {
+        Store::connect_postgres(config.postgres.clone()).await
+    } else {
+        Store::open_sqlite(config.sqlite.clone())
+    };
+    opened.inspect(|store| store.on_failed_fsync(fatal::end_process)).map_err(|error| {
+        if error.kind == StoreErrorKind::Fsync {
+            fatal::exit_after_failed_fsync(&error);
+        }
+        let kind = match error.kind {
+            StoreErrorKind::Refused => StartFailureKind::Refused,
+            StoreErrorKind::Unavailable if postgres => StartFailureKind::Unreachable,
+            _ => StartFailureKind::Failed,
+        };
+        StartFailure::new(kind, place(postgres, port, "PostgreSQL", &config.process.data_dir), &error)
+    })
 }
 
 /// Opens the warehouse, with the Delta log if `delta` is set.

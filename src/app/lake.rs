@@ -5,16 +5,15 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::engines::open_warehouse;
+use super::engines::{AUDIT_STORE, open_store, open_warehouse};
 use super::retention::{Expirer, RetentionStatus};
 use super::start_failure::{StartFailure, StartFailureKind};
 use super::{fatal, settings};
 use crate::base::backoff::{Backoff, random_unit};
-use crate::base::errors::chain;
 use crate::base::supervisor::Stage;
 use crate::config::Config;
 use crate::sink::{Compactor, SinkStatus};
-use crate::store::{Store, StoreErrorKind};
+use crate::store::Store;
 use crate::warehouse::{Adopted, LakeSettings, Metastore, Warehouse};
 
 const RETRY: Backoff = Backoff { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60) };
@@ -83,24 +82,14 @@ pub async fn open_lake(config: &Config) -> Result<Lake, StartFailure> {
 /// Opens the store for audit records of what a command removes. A configured PostgreSQL must be reachable. An embedded
 /// store is used if it exists and no process has it open; otherwise returns the reason.
 pub async fn open_audit_store(config: &Config) -> Result<Result<Store, String>, StartFailure> {
-    if config.names_postgres {
-        let opened = Store::connect_postgres(config.postgres.clone()).await;
-        return match opened {
-            Ok(store) => Ok(Ok(store)),
-            Err(error) => {
-                let kind = match error.kind {
-                    StoreErrorKind::Refused => StartFailureKind::Refused,
-                    _ => StartFailureKind::Unreachable,
-                };
-                Err(StartFailure::new(kind, "open the store of the audit record on PostgreSQL".to_owned(), &error))
-            }
-        };
+    let (postgres, dir) = (config.names_postgres, &config.sqlite.dir);
+    if !postgres && !dir.join("store.db").exists() {
+        return Ok(Err(format!("there is no store in {}", dir.display())));
     }
-    let settings = config.sqlite.clone();
-    if !settings.dir.join("store.db").exists() {
-        return Ok(Err(format!("there is no store in {}", settings.dir.display())));
+    match open_store(config, postgres, AUDIT_STORE).await {
+        Err(failure) if !postgres => Ok(Err(failure.to_string())),
+        opened => opened.map(Ok),
     }
-    Ok(Store::open_sqlite(settings).map_err(|error| chain(&error)))
 }
 
 /// Removes expired partitions in the background. Returns the status for readiness.

@@ -227,6 +227,16 @@ pub(crate) fn usual_entry(bytes: &[u8]) -> Option<(&[u8], Value<'_>)> {
     (reader.is_empty() && !reader.skipped_group).then_some((key, value))
 }
 
+/// The last field of a message, which decides in a `google.protobuf.Value`.
+pub(crate) fn last_field(message: Option<Value<'_>>) -> Option<(u32, Value<'_>)> {
+    let Some(Value::Bytes(bytes)) = message else { return None };
+    let (mut reader, mut last) = (Reader::new(bytes), None);
+    while let Ok(Some(field)) = reader.next() {
+        last = Some(field);
+    }
+    last
+}
+
 /// Key and value of a map entry. Encoders leave out either when it is the default.
 pub(crate) fn map_entry(bytes: &[u8]) -> (&[u8], Option<Value<'_>>) {
     if let Some((key, value)) = usual_entry(bytes) {

@@ -42,14 +42,13 @@ pub(crate) fn admit(
     let mut envelope = EnvelopeCheck { at, errors };
     envelope.app(event.app_id, arrival.key_app);
     envelope.check(&event);
-    if let (Some(device), true) = (event.device, unchecked != Unchecked::Envelope) {
+    if let Some(device) = event.device {
         canonical &= check_message(&DEVICE_CONTEXT, device, unchecked, &Path::Field(at, "deviceContext"), errors);
     }
     match event.payload {
-        Some((kind, payload)) if unchecked != Unchecked::Envelope => {
+        Some((kind, payload)) => {
             canonical &= check_message(kind.message, payload, unchecked, &Path::Field(at, kind.json_name), errors);
         }
-        Some(_) => {}
         None => errors.add(*at, NO_PAYLOAD),
     }
     if !errors.is_empty() {

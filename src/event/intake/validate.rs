@@ -16,7 +16,7 @@ pub(crate) const MALFORMED: &str = "not well-formed";
 pub(crate) const REQUIRED: &str = "is required";
 
 /// Constraints on every value in `properties`, which has no options.
-pub(crate) static PROPERTY: Rules = Rules {
+static PROPERTY: Rules = Rules {
     required: false,
     bytes_max: Some(TEXT_BYTES_MAX),
     pattern: None,
@@ -34,8 +34,6 @@ pub enum Unchecked {
     All,
     /// The writer of `properties` has enforced its rules.
     AllButProperties,
-    /// The writer of the device context and the payload has enforced theirs.
-    Envelope,
 }
 
 /// Adds the errors of the message. Returns whether it is canonical: every field is known, occurs once and is not the

@@ -10,7 +10,7 @@
 
 use super::event_ref::EventRef;
 use crate::event::codec::unescaped::unescaped_len;
-use crate::event::codec::wire::{Reader, Value, map_entry};
+use crate::event::codec::wire::{Reader, Value, last_field, map_entry};
 use crate::event::schema::tables::{DEVICE_CONTEXT, FIELDS_MAX, Field, Message, Shape};
 
 /// The encoding of 64-bit integers: some JSON readers parse every number as a double.
@@ -199,14 +199,7 @@ fn write_struct(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// A `google.protobuf.Value`.
 fn write_any(out: &mut Vec<u8>, value: Option<Value<'_>>) {
-    let mut last = None;
-    if let Some(Value::Bytes(bytes)) = value {
-        let mut reader = Reader::new(bytes);
-        while let Ok(Some(member)) = reader.next() {
-            last = Some(member);
-        }
-    }
-    match last {
+    match last_field(value) {
         Some((2, Value::Fixed64(bits))) => match f64::from_bits(bits) {
             number if number.fract() == 0.0 && number.abs() <= EXACT_MAX => write_integer(out, number as i64),
             number => write_float(out, number),

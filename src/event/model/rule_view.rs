@@ -12,7 +12,7 @@ use serde_json::{Map, Number};
 
 use super::event_ref::EventRef;
 use super::json_view::{EXACT_MAX, last_values};
-use crate::event::codec::wire::{Reader, Value, map_entry, text};
+use crate::event::codec::wire::{Reader, Value, last_field, map_entry, text};
 use crate::event::schema::tables::{DEVICE_CONTEXT, FIELDS_MAX, Field, Message, Shape, messages};
 
 /// The positions of each message's fields in the order of their names, by the message's name.
@@ -233,14 +233,7 @@ fn entries<'e>(
 
 /// A `google.protobuf.Value`.
 fn any(value: Option<Value<'_>>) -> ViewValue<'_> {
-    let mut last = None;
-    if let Some(Value::Bytes(bytes)) = value {
-        let mut reader = Reader::new(bytes);
-        while let Ok(Some(member)) = reader.next() {
-            last = Some(member);
-        }
-    }
-    match last {
+    match last_field(value) {
         Some((2, Value::Fixed64(bits))) => match f64::from_bits(bits) {
             number if number.fract() == 0.0 && number.abs() <= EXACT_MAX => ViewValue::Int(number as i64),
             number => float(number, EXACT_MAX),
