@@ -26,6 +26,7 @@ mod janitor;
 mod lake;
 mod readiness;
 mod retention;
+mod usage;
 
 // From the start to the stop.
 mod admin_port;

@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod bloom;
 pub mod chain_verifier;
 pub mod clock;
+pub mod disk;
 pub mod duration;
 pub mod errors;
 pub mod faults;

@@ -2,9 +2,13 @@
 //!
 //! Callers never spell the name of a metric. Labels have few values: never an id, never text of an app.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
+
+mod catalog;
+
+pub use catalog::describe;
 
 // --- gateway ---
 
@@ -209,6 +213,34 @@ pub fn task_restarts(task: &'static str) {
     counter!("causality_task_restarts_total", "task" => task).increment(1);
 }
 
+/// Sets what this process is, once.
+pub fn process_started(roles: &[&'static str]) {
+    catalog::start_counters(roles);
+    for role in roles {
+        gauge!("causality_role", "role" => *role).set(1.0);
+    }
+    gauge!("causality_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    gauge!("causality_process_start_time_seconds").set(now.as_secs_f64());
+}
+
+/// Sets what the process uses of the machine.
+pub fn process_usage(resident_bytes: u64, open_files: u64) {
+    gauge!("causality_process_resident_bytes").set(resident_bytes as f64);
+    gauge!("causality_process_open_files").set(open_files as f64);
+}
+
+/// Sets the size and the free bytes of the disk with the data directory.
+pub fn disk(bytes: u64, free_bytes: u64) {
+    gauge!("causality_disk_bytes").set(bytes as f64);
+    gauge!("causality_disk_free_bytes").set(free_bytes as f64);
+}
+
+/// 1 while the process can use a backend, otherwise 0.
+pub fn component(name: &'static str, up: bool) {
+    gauge!("causality_component_up", "component" => name).set(if up { 1.0 } else { 0.0 });
+}
+
 /// 1 while the process accepts traffic, otherwise 0.
 pub fn ready(ready: bool) {
     gauge!("causality_ready").set(if ready { 1.0 } else { 0.0 });
@@ -245,6 +277,7 @@ pub fn bus_consumer(name: &str, backlog: u64, pending: u64, oldest_age_ms: u64) 
     gauge!("causality_bus_consumer_backlog_messages", "consumer" => name.to_owned()).set(backlog as f64);
     gauge!("causality_bus_consumer_pending_messages", "consumer" => name.to_owned()).set(pending as f64);
     gauge!("causality_bus_consumer_oldest_seconds", "consumer" => name.to_owned()).set(oldest_age_ms as f64 / 1e3);
+    ["refused", "failed", "fatal"].into_iter().for_each(|reason| bus_dead_lettered(name, reason, 0));
 }
 
 // --- store ---
@@ -262,7 +295,21 @@ pub fn sink_file_stored(reason: &'static str, rows: u64, bytes: u64, elapsed: Du
     counter!("causality_sink_files_total", "reason" => reason).increment(1);
     counter!("causality_sink_rows_total").increment(rows);
     counter!("causality_sink_file_bytes_total").increment(bytes);
+    histogram!("causality_sink_file_rows").record(rows as f64);
+    histogram!("causality_sink_file_size_bytes").record(bytes as f64);
     histogram!("causality_sink_store_seconds").record(elapsed.as_secs_f64());
+}
+
+/// Records a file whose messages were acknowledged: the time that took, and the time since its first row.
+pub fn sink_file_acknowledged(acknowledging: Duration, since_opened: Duration) {
+    histogram!("causality_sink_ack_seconds").record(acknowledging.as_secs_f64());
+    histogram!("causality_sink_flush_seconds").record(since_opened.as_secs_f64());
+}
+
+/// Sets the limits of open files.
+pub fn sink_limits(flush_interval: Duration, memory_bytes_max: usize) {
+    gauge!("causality_sink_flush_interval_seconds").set(flush_interval.as_secs_f64());
+    gauge!("causality_sink_memory_bytes_max").set(memory_bytes_max as f64);
 }
 
 /// Counts failed attempts to store a file, by the kind of failure.
@@ -283,11 +330,12 @@ pub fn delta_version(version: i64) {
     gauge!("causality_delta_version").set(version as f64);
 }
 
-/// Counts commits that found their version taken.
+/// Counts values that are not of their promoted column's type.
 pub fn column_mismatches(column: &str, values: u64) {
     counter!("causality_warehouse_column_mismatches_total", "column" => column.to_owned()).increment(values);
 }
 
+/// Counts commits that found their version taken.
 pub fn delta_conflict() {
     counter!("causality_delta_conflicts_total").increment(1);
 }
@@ -442,272 +490,4 @@ pub fn reaction_dead_letters(count: u64) {
 pub fn dispatcher_state(in_flight: usize, circuits_open: usize) {
     gauge!("causality_dispatcher_in_flight").set(in_flight as f64);
     gauge!("causality_dispatcher_circuits_open").set(circuits_open as f64);
-}
-
-// --- descriptions ---
-
-/// Gives every metric its HELP line. Call this after the recorder is installed.
-pub fn describe() {
-    for (kind, name, help) in HELP {
-        match kind {
-            Kind::Counter => describe_counter!(*name, *help),
-            Kind::Gauge => describe_gauge!(*name, *help),
-            Kind::Histogram => describe_histogram!(*name, *help),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
-}
-
-const HELP: &[(Kind, &str, &str)] = {
-    use Kind::{Counter, Gauge, Histogram};
-    &[
-        (
-            Counter,
-            "causality_gateway_events_total",
-            "Events taken in, by verdict: accepted, duplicate, rejected, unavailable (valid, and not stored).",
-        ),
-        (Counter, "causality_gateway_requests_total", "Requests to the gateway, by route and status code."),
-        (
-            Counter,
-            "causality_gateway_unauthorized_total",
-            "Requests without a valid API key, by reason: missing, malformed, unknown, expired.",
-        ),
-        (Gauge, "causality_gateway_api_keys", "API keys that the gateway knows, where it asks for them."),
-        (Histogram, "causality_gateway_request_seconds", "Time from the head of a request to its reply, by route."),
-        (
-            Counter,
-            "causality_gateway_rate_limited_total",
-            "Requests refused for their rate, by limit: key, address (requests), key_events, address_events, \
-             unauthorized, global.",
-        ),
-        (
-            Counter,
-            "causality_gateway_refused_origins_total",
-            "Requests and preflights of web pages whose origin is not allowed.",
-        ),
-        (
-            Counter,
-            "causality_gateway_rejected_total",
-            "Events, and bodies that are refused as a whole, by reason: malformed, required, unknown_field, other_app, \
-             limit, value, too_large.",
-        ),
-        (
-            Counter,
-            "causality_gateway_quarantined_total",
-            "Refused input where QUARANTINE is on, by outcome: kept, full (quarantine_max_bytes), too_large, \
-             no_memory, failed, paused (for a second after full or failed).",
-        ),
-        (Gauge, "causality_http_memory_bytes", "Bytes that requests, connections and unread replies hold."),
-        (Gauge, "causality_http_memory_bytes_max", "Bytes that they may hold (http_memory_max)."),
-        (
-            Counter,
-            "causality_http_refused_total",
-            "Requests and connections refused for want of room, by reason: memory, requests, body_bytes, connections.",
-        ),
-        (
-            Counter,
-            "causality_http_floods_total",
-            "Connections of HTTP/2 that were ended for frames that carry nothing of a request.",
-        ),
-        (Gauge, "causality_http_connections", "Open connections of all listeners."),
-        (Gauge, "causality_http_requests_in_flight", "Requests whose reply has not left."),
-        (Gauge, "causality_http_body_bytes", "Bytes of request bodies that are held."),
-        (
-            Counter,
-            "causality_http_tls_handshakes_total",
-            "TLS handshakes, by outcome: completed, failed, timed_out, too_slow (others needed the place), not_tls.",
-        ),
-        (
-            Gauge,
-            "causality_tls_certificate_not_after_timestamp_seconds",
-            "When the certificate of a listener expires, in seconds since 1970.",
-        ),
-        (
-            Counter,
-            "causality_http_cut_for_memory_total",
-            "Requests and connections cut because they held memory longest without progress while it was short.",
-        ),
-        (
-            Counter,
-            "causality_admin_refused_total",
-            "Requests that the admin listener refused, by what their token lacked.",
-        ),
-        (Counter, "causality_task_restarts_total", "Restarts of a service that failed, by service."),
-        (Gauge, "causality_ready", "1 while the process takes traffic, else 0."),
-        (Counter, "causality_bus_published_total", "Messages stored on the bus."),
-        (Histogram, "causality_bus_group_messages", "Messages of one commit of the bus."),
-        (Histogram, "causality_bus_group_bytes", "Bytes of one commit of the bus."),
-        (
-            Histogram,
-            "causality_bus_commit_seconds",
-            "Time from the beginning of a commit of the bus until it is durable.",
-        ),
-        (Counter, "causality_bus_duplicates_total", "Messages not stored because their id was seen within the window."),
-        (Counter, "causality_bus_refused_full_total", "Messages refused for want of room."),
-        (Gauge, "causality_bus_stored_bytes", "Bytes that the bus holds."),
-        (Gauge, "causality_bus_stored_bytes_max", "Bytes at which the bus refuses messages."),
-        (Gauge, "causality_bus_consumer_backlog_messages", "Messages that a consumer has not acknowledged."),
-        (Gauge, "causality_bus_consumer_pending_messages", "Messages delivered to a consumer and not acknowledged."),
-        (
-            Gauge,
-            "causality_bus_consumer_oldest_seconds",
-            "Age of the oldest message that a consumer has not acknowledged.",
-        ),
-        (Counter, "causality_store_jobs_total", "Use cases that the writer of the store committed."),
-        (Histogram, "causality_store_commit_seconds", "Time of one commit of the store."),
-        (Counter, "causality_sink_files_total", "Parquet files stored, by the limit that closed them."),
-        (Counter, "causality_sink_rows_total", "Rows stored in Parquet files."),
-        (Counter, "causality_sink_file_bytes_total", "Bytes of the Parquet files stored."),
-        (Histogram, "causality_sink_store_seconds", "Time to store one Parquet file."),
-        (Counter, "causality_sink_store_failures_total", "Attempts to store a file that failed, by kind of failure."),
-        (Counter, "causality_delta_commits_total", "Commits of the Delta log by this process."),
-        (Counter, "causality_delta_files_total", "Files that they added or removed."),
-        (
-            Counter,
-            "causality_warehouse_column_mismatches_total",
-            "Values that are not of their promoted column's type.",
-        ),
-        (Counter, "causality_delta_conflicts_total", "Attempts to commit that found the version taken by another."),
-        (Counter, "causality_delta_checkpoints_total", "Checkpoints of the Delta log, written or not."),
-        (Histogram, "causality_delta_commit_seconds", "Time of one commit of the Delta log."),
-        (Counter, "causality_compaction_runs_total", "Partitions compacted, or not: done, damaged, overtaken, failed."),
-        (Counter, "causality_compaction_files_total", "Files that compaction read and wrote."),
-        (Counter, "causality_compaction_bytes_total", "Bytes of the files that compaction read and wrote."),
-        (Histogram, "causality_compaction_seconds", "Time to compact one partition."),
-        (Gauge, "causality_lake_files", "Files of the lake, when it was last looked through."),
-        (Gauge, "causality_lake_bytes", "Bytes of these files."),
-        (Gauge, "causality_lake_small_files", "Those under half of compaction_target_size."),
-        (Gauge, "causality_lake_due_partitions", "Partitions to be compacted."),
-        (Counter, "causality_vacuum_files_total", "Files that vacuums removed."),
-        (Counter, "causality_vacuum_bytes_total", "Bytes of replaced files that vacuums removed."),
-        (Counter, "causality_retention_partitions_total", "Partitions removed because of warehouse_retention."),
-        (Counter, "causality_retention_files_total", "Files of these partitions."),
-        (Counter, "causality_retention_bytes_total", "Bytes of these files."),
-        (Counter, "causality_retention_failures_total", "Attempts to remove such partitions that failed."),
-        (Gauge, "causality_delta_version", "The latest version of the Delta log that this process knows."),
-        (Counter, "causality_hive_partitions_total", "Partitions that the Hive Metastore was told by this process."),
-        (Gauge, "causality_hive_waiting_partitions", "Partitions that the Hive Metastore has still to be told."),
-        (
-            Counter,
-            "causality_hive_failures_total",
-            "Attempts to tell the Hive Metastore of the lake that failed, by kind of failure.",
-        ),
-        (
-            Counter,
-            "causality_bus_dead_lettered_total",
-            "Messages that went to the dead letters, by consumer and reason: refused (cannot be read), failed, fatal.",
-        ),
-        (Gauge, "causality_bus_dead_letters", "Dead letters that are kept."),
-        (
-            Counter,
-            "causality_sink_suspects_total",
-            "Messages looked up before they were written, since they may have been stored before.",
-        ),
-        (Counter, "causality_sink_suspects_in_range_total", "Messages looked up whose sequence a file holds."),
-        (
-            Counter,
-            "causality_sink_repeated_rows_total",
-            "Messages acknowledged without a row, because a file held them already.",
-        ),
-        (Counter, "causality_sink_lapsed_rows_total", "Rows encoded in vain: the leases of their messages lapsed."),
-        (Counter, "causality_sink_unreadable_total", "Messages that could not be read and went to the dead letters."),
-        (Gauge, "causality_warehouse_unreadable_files", "Stored files that were found damaged and are still there."),
-        (Gauge, "causality_sink_open_batches", "Parquet files being filled."),
-        (Gauge, "causality_sink_open_bytes", "Memory of the Parquet files being filled."),
-        (Gauge, "causality_sink_writing_bytes", "Bytes of the Parquet files being stored."),
-        (
-            Counter,
-            "causality_reaction_faults_total",
-            "Events that a rule or an anomaly could not judge, by its name: failed, or over its budget.",
-        ),
-        (
-            Counter,
-            "causality_dispatcher_attempts_total",
-            "Webhook attempts, by class of the answer: 2xx to 5xx, or none.",
-        ),
-        (Histogram, "causality_dispatcher_attempt_seconds", "Duration of one webhook attempt."),
-        (
-            Counter,
-            "causality_store_deliveries_given_up_total",
-            "Deliveries given up because too many waited, or for too long, while their webhook was disabled.",
-        ),
-        (
-            Counter,
-            "causality_reaction_events_total",
-            "Events looked at, by outcome: skipped (nothing could match them) or evaluated.",
-        ),
-        (Counter, "causality_reaction_matches_total", "Rules that matched an event."),
-        (Counter, "causality_reaction_anomalies_total", "Anomalies found."),
-        (Histogram, "causality_reaction_commit_seconds", "Time of one commit of effects."),
-        (
-            Counter,
-            "causality_reaction_refused_commits_total",
-            "Commits refused because another process was first; they are judged again.",
-        ),
-        (
-            Counter,
-            "causality_reaction_dead_letters_total",
-            "Events that could not be decoded and went to the dead letters.",
-        ),
-        (Gauge, "causality_dispatcher_in_flight", "Webhook requests under way."),
-        (Gauge, "causality_dispatcher_circuits_open", "Webhooks left alone for now, because they kept failing."),
-    ]
-};
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use metrics_exporter_prometheus::PrometheusBuilder;
-
-    use super::*;
-
-    /// The metrics of this file, found by the macros that write them.
-    fn written() -> BTreeSet<(&'static str, &'static str)> {
-        let text = include_str!("metrics.rs");
-        let mut written = BTreeSet::new();
-        for kind in ["counter", "gauge", "histogram"] {
-            // In two parts, or the test would find this line too.
-            let call = format!("{kind}!(\"causality{}", '_');
-            for (at, _) in text.match_indices(&call) {
-                let name = text[at..].split('"').nth(1).unwrap();
-                if !text[..at].ends_with("describe_") {
-                    written.insert((kind, name));
-                }
-            }
-        }
-        written
-    }
-
-    #[test]
-    fn every_metric_says_what_it_is() {
-        let described: BTreeSet<_> = HELP
-            .iter()
-            .map(|(kind, name, _)| match kind {
-                Kind::Counter => ("counter", *name),
-                Kind::Gauge => ("gauge", *name),
-                Kind::Histogram => ("histogram", *name),
-            })
-            .collect();
-        assert_eq!(described, written());
-        assert_eq!(described.len(), HELP.len(), "each once");
-    }
-
-    #[test]
-    fn help_is_served() {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        let handle = recorder.handle();
-        metrics::with_local_recorder(&recorder, || {
-            describe();
-            ready(true);
-        });
-        let text = handle.render();
-        assert!(text.contains("# HELP causality_ready 1 while the process takes traffic, else 0.\n"), "{text}");
-    }
 }

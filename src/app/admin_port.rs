@@ -13,7 +13,7 @@ use super::choice::Choice;
 use super::engines::Engines;
 use super::listeners::{Listeners, rebind};
 use super::plan::Plan;
-use super::settings;
+use super::{settings, usage};
 use crate::admin::AdminService;
 use crate::base::supervisor::Stage;
 use crate::gateway::DocumentOptions;
@@ -33,12 +33,20 @@ pub(super) struct Facts<'a> {
 }
 
 /// The probes while the process starts, before there is a status to show.
-pub(super) fn probes(readiness: &Readiness, memory: &MemoryBudget, prometheus: &PrometheusHandle) -> admin::Probes {
+pub(super) fn probes(
+    readiness: &Readiness,
+    memory: &MemoryBudget,
+    prometheus: &PrometheusHandle,
+    choice: &Choice,
+    data_dir: &Path,
+) -> admin::Probes {
     let (ready, memory, prometheus) = (readiness.clone(), memory.clone(), prometheus.clone());
+    let data_dir = choice.needs_directory().then(|| data_dir.to_owned());
     admin::Probes {
         ready: Arc::new(move || (ready.ready(), ready.report())),
         metrics: Arc::new(move || {
             memory.set_gauges();
+            usage::set_gauges(data_dir.as_deref());
             prometheus.render()
         }),
         status: Arc::new(|| json!({})),
@@ -73,7 +81,7 @@ pub(super) fn start(
                 "sink": sink_status.snapshot(),
             })
         }),
-        ..probes(readiness, &facts.limits.memory, &prometheus)
+        ..probes(readiness, &facts.limits.memory, &prometheus, facts.choice, facts.data_dir)
     };
     let loopback = config.admin.addr.is_loopback();
     let access = admin::Access::new(config.admin.access(), engines.store.clone());
@@ -120,6 +128,7 @@ pub(super) fn start(
             Ok(())
         }
     });
+    stage.supervise("metrics", move |stop| usage::upkeep(prometheus.clone(), stop));
     let (certificates, config, readiness) = (facts.limits.certificates.clone(), config.clone(), readiness.clone());
     stage.supervise("certificates", move |stop| certificates.clone().watch(config.clone(), readiness.clone(), stop));
 }

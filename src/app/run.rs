@@ -49,6 +49,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     if choice.needs_directory() {
         data_directory::prepare(data_dir)?;
     }
+    metrics::process_started(&plan.roles.names());
     let readiness = Readiness::starting();
     let opening = async {
         tokio::select! {
@@ -62,8 +63,8 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let probes = |metrics| {
         let access = if metrics { config.admin.access() } else { admin_access::of_gateway(config) };
         let access = admin::Access::new(access, None);
-        let router =
-            admin::starting_router(admin_port::probes(&readiness, &limits.memory, &prometheus), &access, metrics);
+        let probes = admin_port::probes(&readiness, &limits.memory, &prometheus, &choice, data_dir);
+        let router = admin::starting_router(probes, &access, metrics);
         AdminService::new(router, config.http.trusted_proxies.clone(), config.http.read_timeout)
     };
     let gateway_limits = settings::gateway(config, &limits).http;

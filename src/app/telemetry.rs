@@ -11,6 +11,11 @@ use crate::config::{LogFormat, LogLevel};
 /// Histogram buckets in seconds: fine around the stated limits (20 ms for reactions), coarse at the ends.
 const SECONDS_BUCKETS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+/// Buckets in seconds of what waits for a file to be closed.
+const FLUSH_BUCKETS: [f64; 9] = [0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0];
+const COUNT_BUCKETS: [f64; 7] = [1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6];
+/// From 1 KiB to 256 MiB.
+const BYTES_BUCKETS: [f64; 7] = [1024.0, 8192.0, 65536.0, 524_288.0, 4_194_304.0, 33_554_432.0, 268_435_456.0];
 
 /// Whether logs are text: `text`, or `auto` on a terminal.
 pub fn is_text(format: LogFormat) -> bool {
@@ -43,6 +48,10 @@ pub fn start_logs(level: LogLevel, format: LogFormat) {
 pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full("causality_sink_flush_seconds".into()), &FLUSH_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_messages".into()), &COUNT_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_rows".into()), &COUNT_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES_BUCKETS)?
         .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder)?;

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::metrics;
+
 /// The components that ingest needs. If any other is down, events are still accepted and wait on the bus.
 const INGEST: [&str; 4] = ["bus", "bus_file", "keys", "nats"];
 
@@ -56,6 +58,7 @@ impl Readiness {
 
     /// Reports a component; `Err` has the reason for people. Watchers wake only on a change.
     pub fn set(&self, component: &'static str, state: Result<(), String>) {
+        metrics::component(component, state.is_ok());
         self.0.send_if_modified(|now| {
             let changed = now.components.get(component) != Some(&state);
             if changed {

@@ -205,9 +205,10 @@ fn report(closed: &ClosedFile, began: Instant) {
 }
 
 async fn acknowledge(closed: &ClosedFile, acker: &Acker) {
+    let began = Instant::now();
     for attempt in 1..=ACK_ATTEMPTS_MAX {
         match acker.ack(&closed.receipts).await {
-            Ok(()) => return,
+            Ok(()) => return metrics::sink_file_acknowledged(began.elapsed(), closed.opened_at.elapsed()),
             // They are redelivered, and found in the file.
             Err(error) if matches!(error.kind, BusErrorKind::LeaseLost | BusErrorKind::Closed) => {
                 warn!(%error, rows = closed.receipts.len(), "rows are stored but not all acknowledged");

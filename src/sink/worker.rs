@@ -11,6 +11,7 @@ use super::pipeline::Sink;
 use super::settings::Settings;
 use super::status::{SinkStatus, WorkerStatus};
 use crate::bus::{Bus, ConsumerSpec, SINK_CONSUMER};
+use crate::metrics;
 use crate::warehouse::Warehouse;
 
 /// The subjects that the consumer reads.
@@ -31,6 +32,7 @@ pub fn workers(settings: Settings, bus: &Bus, warehouse: &Warehouse, status: &Si
     let writers = Arc::new(Semaphore::new(settings.max_concurrent_writes.max(1)));
     let count = settings.workers.max(1);
     let share = |whole: usize| (whole / count).max(1);
+    metrics::sink_limits(settings.flush_interval, settings.memory_bytes_max);
     let settings = Settings {
         memory_bytes_max: share(settings.memory_bytes_max),
         open_partitions_max: share(settings.open_partitions_max),

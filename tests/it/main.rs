@@ -35,6 +35,7 @@ mod load;
 mod lost_files;
 mod main_job;
 mod metastore;
+mod monitoring;
 mod object_faults;
 mod objects_gone;
 mod openapi;

@@ -9,7 +9,6 @@ const LINES_MAX: usize = 500;
 const LONGER: &[(&str, &str)] = &[
     ("src/bus/conformance/mod.rs", "one suite, read from top to bottom"),
     ("src/gateway/tests/bad_input.rs", "a table of cases"),
-    ("src/metrics.rs", "every metric, and what each of them is"),
     ("src/store/conformance/mod.rs", "one suite, read from top to bottom"),
     ("src/store/sqlite/tests.rs", "one engine's promises, read from top to bottom"),
 ];

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::log::beside;
+use crate::base::disk::Disk;
 
 /// With fewer free bytes a disk counts as full: the commit of one group may not fit.
 const FREE_BYTES_MIN: u64 = 1 << 20;
@@ -60,36 +61,6 @@ impl Watch {
 
 fn identity(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
-}
-
-struct Disk {
-    free_bytes: u64,
-    read_only: bool,
-}
-
-impl Disk {
-    /// `None` if the system does not report it.
-    #[expect(unsafe_code, reason = "the standard library does not ask for this")]
-    fn of(dir: &Path) -> Option<Self> {
-        use std::os::unix::ffi::OsStrExt;
-        let path = std::ffi::CString::new(if dir.as_os_str().is_empty() { b"." } else { dir.as_os_str().as_bytes() });
-        let path = path.ok()?;
-        let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-        // SAFETY: the path ends with a zero byte, and the structure is as large as the call expects.
-        let stat = unsafe {
-            if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
-                return None;
-            }
-            stat.assume_init()
-        };
-        let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-        // Some file systems report no blocks at all.
-        let counts = stat.f_blocks > 0;
-        Some(Self {
-            free_bytes: if counts { free_bytes } else { u64::MAX },
-            read_only: stat.f_flag & libc::ST_RDONLY != 0,
-        })
-    }
 }
 
 #[cfg(test)]

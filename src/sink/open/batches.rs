@@ -73,6 +73,7 @@ pub(in crate::sink) struct ClosedFile {
     pub(in crate::sink) receipts: Vec<Receipt>,
     pub(in crate::sink) lease: Lease,
     pub(in crate::sink) reason: Reason,
+    pub(in crate::sink) opened_at: Instant,
 }
 
 /// The result of a job.
@@ -411,9 +412,9 @@ impl OpenBatches {
                 return Ok(());
             }
         }
-        let Batch { partition, file, receipts, lease, .. } = batch;
+        let Batch { partition, file, receipts, lease, opened_at, .. } = batch;
         let file = self.encoder.finish(file, receipts.iter().map(|receipt| receipt.sequence))?;
-        outcome.closed.push(ClosedFile { partition, file, receipts, lease, reason });
+        outcome.closed.push(ClosedFile { partition, file, receipts, lease, reason, opened_at });
         Ok(())
     }
 
@@ -435,11 +436,12 @@ impl OpenBatches {
             && bytes < COLD_FILES_BYTES_MAX
             && let Some(orphans) = self.in_doubt.orphans(&mut self.encoder, now, &mut outcome.unreadable)?
         {
-            let Batch { partition, file, receipts, lease, .. } = orphans;
+            let Batch { partition, file, receipts, lease, opened_at, .. } = orphans;
+            let reason = Reason::StreamLost;
             outcome.orphaned_rows += receipts.len();
             let file = self.encoder.finish(file, receipts.iter().map(|receipt| receipt.sequence))?;
             (files, bytes) = (files + 1, bytes + file.len());
-            outcome.closed.push(ClosedFile { partition, file, receipts, lease, reason: Reason::StreamLost });
+            outcome.closed.push(ClosedFile { partition, file, receipts, lease, reason, opened_at });
         }
         Ok(())
     }
