@@ -31,6 +31,7 @@ mod import;
 mod imports;
 mod keys;
 mod killed;
+mod kubernetes;
 mod load;
 mod lost_files;
 mod main_job;
