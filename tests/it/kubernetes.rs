@@ -162,7 +162,8 @@ fn values_that_could_not_work_are_refused_with_what_to_set() {
         assert!(!refused.status.success() && text_of(&refused).contains(word), "{set}: {}", text_of(&refused));
     }
     let monitored = ["--values", "values-kind.yaml", "--set", "serviceMonitor.enabled=true"];
-    let refused = template(VERSIONS[1], &[&monitored[..], &["--set", "credentials.values.METRICS_TOKEN=null"]].concat());
+    let refused =
+        template(VERSIONS[1], &[&monitored[..], &["--set", "credentials.values.METRICS_TOKEN=null"]].concat());
     assert!(!refused.status.success() && text_of(&refused).contains("METRICS_TOKEN"), "{}", text_of(&refused));
 }
 
@@ -210,7 +211,10 @@ fn every_pod_is_restricted_and_has_the_time_it_needs_to_stop() {
             assert_eq!(of_container["allowPrivilegeEscalation"], false);
             assert_eq!(of_container["readOnlyRootFilesystem"], true);
             assert_eq!(of_container["capabilities"], json!({"drop": ["ALL"]}));
-            assert_eq!((&pod["enableServiceLinks"], &pod["automountServiceAccountToken"]), (&json!(false), &json!(false)));
+            assert_eq!(
+                (&pod["enableServiceLinks"], &pod["automountServiceAccountToken"]),
+                (&json!(false), &json!(false))
+            );
         }
         for role in ROLES {
             let environment = settings(&rendered, role);
@@ -238,10 +242,15 @@ fn the_binary_knows_every_variable_and_each_role_has_no_others_secrets() {
             assert_eq!(secret.contains("S3_SECRET_ACCESS_KEY"), role == "sink" && name == "kind", "{name}, {role}");
             // Only what removes old partitions writes to the audit log.
             assert_eq!(secret.contains("DATABASE_PASSWORD"), role != "sink" || name == "everything", "{name}, {role}");
-            assert_eq!(environment.contains_key("DATABASE_HOST"), secret.contains("DATABASE_PASSWORD"), "{name}, {role}");
+            assert_eq!(
+                environment.contains_key("DATABASE_HOST"),
+                secret.contains("DATABASE_PASSWORD"),
+                "{name}, {role}"
+            );
             let made_up = secret.into_iter().enumerate().map(|(number, name)| (name, format!("{number:064x}")));
             environment.extend(made_up);
-            let shown = Command::new(binary()).args(["config", "--json"]).env_clear().envs(&environment).output().unwrap();
+            let shown =
+                Command::new(binary()).args(["config", "--json"]).env_clear().envs(&environment).output().unwrap();
             let shown: Value = serde_json::from_str(&text(shown)).unwrap();
             for variable in environment.keys() {
                 let source = &shown[variable.to_ascii_lowercase()]["source"];
