@@ -56,7 +56,7 @@ fn main() -> Result<()> {
 
 /// Rust source for the statics of `src/event/schema/tables.rs`.
 fn write_tables(descriptors: &FileDescriptorSet, pool: &DescriptorPool, path: &Path) -> Result<()> {
-    let mut tables = Tables { pool, out: String::new(), messages: Vec::new(), patterns: Vec::new() };
+    let mut tables = Tables { pool, out: String::new(), messages: Vec::new(), patterns: Vec::new(), places: 0 };
     for file in &descriptors.file {
         for message in &file.message_type {
             tables.write_message(message, file)?;
@@ -66,7 +66,8 @@ fn write_tables(descriptors: &FileDescriptorSet, pool: &DescriptorPool, path: &P
         }
     }
     options::check_patterns(&tables.patterns)?;
-    let Tables { mut out, messages, .. } = tables;
+    let Tables { mut out, messages, places, .. } = tables;
+    writeln!(out, "pub(crate) const PLACES: usize = {places};")?;
     writeln!(out, "static MESSAGES: [&Message; {}] = [{}];", messages.len(), messages.concat())?;
     writeln!(out, "impl Pattern {{ pub fn regex(self) -> &'static str {{ match self {{")?;
     for (regex, name) in options::PATTERNS {
@@ -92,6 +93,8 @@ struct Tables<'a> {
     messages: Vec<String>,
     /// Patterns in use.
     patterns: Vec<&'static str>,
+    /// Places taken by the messages so far: one per field and one before them.
+    places: usize,
 }
 
 impl Tables<'_> {
@@ -125,9 +128,12 @@ impl Tables<'_> {
         if file.package() == "causality.v1" {
             self.messages.push(format!("&{},", static_name(name)));
         }
+        let place = self.places;
+        self.places += message.field.len() + 1;
         writeln!(
             self.out,
-            "pub(crate) static {}: Message = Message {{ name: {name:?}, fields: &[{rows}], required: {required} }};",
+            "pub(crate) static {}: Message = Message {{ name: {name:?}, fields: &[{rows}], required: {required}, \
+             place: {place} }};",
             static_name(name)
         )?;
         Ok(())
@@ -155,14 +161,15 @@ fn field_row(message: &DescriptorProto, field: &FieldDescriptorProto, rules: &Ru
 
 fn row(field: &FieldDescriptorProto, shape: &str, rules: &Rules) -> String {
     let (number, name, json_name) = (field.number(), field.name(), json_name(field.name()));
-    let view_key = format!(",\"{name}\":");
+    let (view_key, json_key) = (format!(",\"{name}\":"), format!("\"{json_name}\":"));
     let Rules { required, bytes_max, min, max, finite, elements_min, elements_max, .. } = rules;
     let pattern = rules.pattern.map_or("None".to_owned(), |pattern| format!("Some(Pattern::{pattern})"));
     let key_bytes_max = rules.keys.as_ref().and_then(|keys| keys.bytes_max);
     format!(
-        "Field {{ number: {number}, name: {name:?}, json_name: {json_name:?}, view_key: {view_key:?}, shape: {shape}, \
-         rules: &Rules {{ required: {required}, bytes_max: {bytes_max:?}, pattern: {pattern}, min: {min:?}, \
-         max: {max:?}, finite: {finite}, elements_min: {elements_min:?}, elements_max: {elements_max:?}, \
+        "Field {{ number: {number}, name: {name:?}, json_name: {json_name:?}, json_key: {json_key:?}, \
+         view_key: {view_key:?}, shape: {shape}, rules: &Rules {{ required: {required}, bytes_max: {bytes_max:?}, \
+         pattern: {pattern}, min: {min:?}, max: {max:?}, finite: {finite}, elements_min: {elements_min:?}, \
+         elements_max: {elements_max:?}, \
          key_bytes_max: {key_bytes_max:?} }} }}"
     )
 }

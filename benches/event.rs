@@ -56,10 +56,30 @@ fn reading(criterion: &mut Criterion) {
     group.bench_function("json batch", |bencher| {
         bencher.iter(|| request::accept_json_batch(black_box(batch.as_bytes()), 1000, &ARRIVAL).expect("accept"));
     });
+    group.bench_function("json batch, fields in the order of their numbers", |bencher| {
+        let batch = serde_json::to_string(&events).expect("write batch");
+        bencher.iter(|| request::accept_json_batch(black_box(batch.as_bytes()), 1000, &ARRIVAL).expect("accept"));
+    });
+    // The plain ways to the same end: a library reads the body into messages, which are then encoded and validated.
+    group.bench_function("json batch, serde_json and pbjson", |bencher| {
+        bencher.iter(|| accept_messages(serde_json::from_str(black_box(&batch)).expect("read")));
+    });
+    group.bench_function("json batch, sonic-rs and pbjson", |bencher| {
+        bencher.iter(|| accept_messages(sonic_rs::from_str(black_box(&batch)).expect("read")));
+    });
     group.bench_function("binary batch", |bencher| {
         bencher.iter(|| request::accept_binary_batch(black_box(&binary), 1000, &ARRIVAL).expect("accept"));
     });
+    group.bench_function("binary batch, prost", |bencher| {
+        bencher.iter(|| accept_messages(IngestEventBatchRequest::decode(black_box(&*binary)).expect("read")));
+    });
     group.finish();
+}
+
+fn accept_messages(batch: IngestEventBatchRequest) -> request::Accepted {
+    let mut accepted = request::Accepted::default();
+    batch.events.iter().for_each(|event| accepted.add(event, &ARRIVAL));
+    accepted
 }
 
 fn stored(criterion: &mut Criterion) {

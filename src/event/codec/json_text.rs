@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::brackets::Brackets;
 use super::unescaped::unescaped_len;
 use crate::event::schema::limits::JSON_DEPTH_MAX;
 
@@ -100,6 +101,18 @@ impl<'a> JsonText<'a> {
             }
         }
         self.member_slow(first)
+    }
+
+    /// Consumes the key of the object's next member and its colon if they are these, without white space.
+    #[inline(always)]
+    pub(crate) fn expected_member(&mut self, first: bool, key: &str) -> bool {
+        let from = self.at + usize::from(!first);
+        let is_next = (first || self.byte() == Some(b','))
+            && self.text.as_bytes().get(from..from + key.len()).is_some_and(|next| is_same(next, key.as_bytes()));
+        if is_next {
+            self.at = from + key.len();
+        }
+        is_next
     }
 
     #[inline(never)]
@@ -292,35 +305,17 @@ impl<'a> JsonText<'a> {
     }
 }
 
+/// Whether two texts of one length are the same. Compares the usual lengths of keys without a call.
+#[inline(always)]
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    match one.len() {
+        8..=16 => one.first_chunk::<8>() == other.first_chunk() && one.last_chunk::<8>() == other.last_chunk(),
+        17..=32 => one.first_chunk::<16>() == other.first_chunk() && one.last_chunk::<16>() == other.last_chunk(),
+        _ => one == other,
+    }
+}
+
 const BYTE_ORDER_MARK: char = '\u{feff}';
-
-/// The open brackets, one bit each: a body of nothing but brackets takes an eighth of its size.
-#[derive(Default)]
-struct Brackets {
-    objects: Vec<u64>,
-    depth: usize,
-}
-
-impl Brackets {
-    fn push(&mut self, object: bool) {
-        let (word, bit) = (self.depth / 64, self.depth % 64);
-        if word == self.objects.len() {
-            self.objects.push(0);
-        }
-        self.objects[word] = self.objects[word] & !(1 << bit) | u64::from(object) << bit;
-        self.depth += 1;
-    }
-
-    /// Whether the innermost is an object. `None` when nothing is open.
-    fn last(&self) -> Option<bool> {
-        let last = self.depth.checked_sub(1)?;
-        Some(self.objects[last / 64] >> (last % 64) & 1 == 1)
-    }
-
-    fn pop(&mut self) {
-        self.depth -= 1;
-    }
-}
 
 impl<'a> Quoted<'a> {
     /// The unescaped string. Half of a surrogate pair becomes U+FFFD.

@@ -8,6 +8,7 @@ pub(in crate::event) mod struct_members;
 pub mod struct_writer;
 pub(in crate::event) mod well_formed;
 
+mod brackets;
 pub(in crate::event) mod decimal;
 pub(in crate::event) mod json_text;
 pub(in crate::event) mod unescaped;

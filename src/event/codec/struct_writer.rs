@@ -3,7 +3,7 @@
 //!
 //! Enforces no limits: the event that the members belong to is validated as a whole.
 
-use super::wire::{LENGTH_DELIMITED, Reader, put_bytes, put_double, put_key, put_number, put_varint};
+use super::wire::{LENGTH_DELIMITED, Reader, begin, end, put_bytes, put_double, put_key, put_number, put_varint};
 use crate::event::proto::event_envelope::Payload;
 use crate::event::schema::tables::Kind;
 
@@ -74,27 +74,11 @@ impl<'o> StructWriter<'o> {
     }
 
     pub fn end(&mut self, Open(start): Open) {
-        let length = self.out.len() - start;
-        if let Ok(byte @ ..0x80) = u8::try_from(length) {
-            self.out[start - 1] = byte;
-            return;
-        }
-        // A varint holds seven bits per byte, and one byte was reserved.
-        let more = length.ilog2() as usize / 7;
-        self.out.resize(start + length + more, 0);
-        self.out.copy_within(start..start + length, start + more);
-        let mut rest = length;
-        for byte in &mut self.out[start - 1..start + more] {
-            *byte = rest as u8 | 0x80;
-            rest >>= 7;
-        }
-        self.out[start + more - 1] &= 0x7f;
+        end(self.out, start);
     }
 
     fn begin(&mut self, number: u32) -> Open {
-        put_key(self.out, number, LENGTH_DELIMITED);
-        self.out.push(0);
-        Open(self.out.len())
+        Open(begin(self.out, number))
     }
 }
 

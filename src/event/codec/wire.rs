@@ -266,10 +266,44 @@ pub(crate) fn put_number(out: &mut Vec<u8>, number: u32, value: u64) {
     put_varint(out, value);
 }
 
+#[inline]
 pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
-    put_key(out, number, LENGTH_DELIMITED);
-    put_varint(out, bytes.len() as u64);
+    // Most keys and lengths take one byte each.
+    if number < 16 && bytes.len() < 0x80 {
+        out.extend_from_slice(&[(number << 3) as u8 | LENGTH_DELIMITED as u8, bytes.len() as u8]);
+    } else {
+        put_key(out, number, LENGTH_DELIMITED);
+        put_varint(out, bytes.len() as u64);
+    }
     out.extend_from_slice(bytes);
+}
+
+/// Begins a field whose length is not known yet, with one byte for it. Returns where the content starts. Close it with
+/// [`end`].
+pub(crate) fn begin(out: &mut Vec<u8>, number: u32) -> usize {
+    put_key(out, number, LENGTH_DELIMITED);
+    out.push(0);
+    out.len()
+}
+
+/// Writes the length. Returns by how many bytes the content moved to make room for it.
+pub(crate) fn end(out: &mut Vec<u8>, start: usize) -> usize {
+    let length = out.len() - start;
+    if let Ok(byte @ ..0x80) = u8::try_from(length) {
+        out[start - 1] = byte;
+        return 0;
+    }
+    // A varint holds seven bits per byte, and one byte was reserved.
+    let more = length.ilog2() as usize / 7;
+    out.resize(start + length + more, 0);
+    out.copy_within(start..start + length, start + more);
+    let mut rest = length;
+    for byte in &mut out[start - 1..start + more] {
+        *byte = rest as u8 | 0x80;
+        rest >>= 7;
+    }
+    out[start + more - 1] &= 0x7f;
+    more
 }
 
 pub(crate) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {

@@ -4,12 +4,14 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::field_error::{Errors, FieldError, Path};
+use super::json_reader::JsonReader;
 use super::validate::{MALFORMED, REQUIRED, Unchecked, check_integer, check_message, check_text};
+use crate::event::codec::json_text::Malformed;
 use crate::event::codec::wire::{put_bytes, put_number};
 use crate::event::model::envelope::Envelope;
 use crate::event::model::ids::{is_app_id, new_id};
 use crate::event::schema::pattern::Pattern;
-use crate::event::schema::tables::{DEVICE_CONTEXT, envelope_field};
+use crate::event::schema::tables::{DEVICE_CONTEXT, EVENT_ENVELOPE, envelope_field};
 
 /// When an event arrived, for which app, and how large it may be.
 #[derive(Clone, Copy, Debug)]
@@ -38,18 +40,20 @@ pub(crate) fn admit(
         errors.add(*at, MALFORMED);
         return false;
     };
-    let mut canonical = event.is_canonical();
     let mut envelope = EnvelopeCheck { at, errors };
     envelope.app(event.app_id, arrival.key_app);
-    envelope.check(&event);
-    if let Some(device) = event.device {
-        canonical &= check_message(&DEVICE_CONTEXT, device, unchecked, &Path::Field(at, "deviceContext"), errors);
-    }
-    match event.payload {
-        Some((kind, payload)) => {
-            canonical &= check_message(kind.message, payload, unchecked, &Path::Field(at, kind.json_name), errors);
+    let mut canonical = true;
+    if unchecked != Unchecked::AppAndPayload {
+        canonical = event.is_canonical();
+        envelope.check(&event);
+        let device = event.device.map(|device| (&DEVICE_CONTEXT, "deviceContext", device));
+        let payload = event.payload.map(|(kind, payload)| (kind.message, kind.json_name, payload));
+        for (message, name, bytes) in [device, payload].into_iter().flatten() {
+            canonical &= check_message(message, bytes, unchecked, &Path::Field(at, name), errors);
         }
-        None => errors.add(*at, NO_PAYLOAD),
+    }
+    if event.payload.is_none() {
+        errors.add(*at, NO_PAYLOAD);
     }
     if !errors.is_empty() {
         return canonical;
@@ -69,6 +73,18 @@ pub(crate) fn admit(
         errors.add(*at, detail);
     }
     canonical
+}
+
+/// Reads the JSON event that is the reader's next value, validates it and fills it in, or adds its errors.
+pub(crate) fn admit_json(reader: &mut JsonReader<'_>, arrival: &Arrival<'_>, at: &Path<'_>) -> Result<(), Malformed> {
+    let start = reader.out.len();
+    reader.breaks_rules = false;
+    reader.message(&EVENT_ENVELOPE, at)?;
+    if reader.errors.is_empty() {
+        let unchecked = if reader.breaks_rules { Unchecked::All } else { Unchecked::AppAndPayload };
+        admit(&mut reader.out, start, unchecked, arrival, at, &mut reader.errors);
+    }
+    Ok(())
 }
 
 /// Checks the size of a stored event.

@@ -1,19 +1,19 @@
 //! Converts proto3 JSON to protobuf bytes directly, by the field tables and in one pass.
 //!
 //! Invariant: without errors, the output is one valid message. With errors, the text is still read to its end, to tell
-//! malformed JSON from invalid values. Values beyond a limit are skipped, not written. Knows what proto3 JSON allows,
-//! not which fields an event must have.
+//! malformed JSON from invalid values. Values beyond a limit are skipped, not written. Knows what proto3 JSON allows;
+//! of the rules of fields it knows whether one is broken, not which.
 
 use std::ops::Range;
 
 use super::binary::MORE_THAN_ONE_PAYLOAD;
 use super::field_error::{Errors, Path};
-use super::validate::{PROPERTIES_TOO_DEEP, TOO_MANY_VALUES, too_many};
+use super::validate::{PROPERTIES_TOO_DEEP, PROPERTY, TOO_MANY_VALUES, too_many};
 use crate::event::codec::decimal;
 use crate::event::codec::json_text::{JsonText, Malformed, Quoted, Token};
-use crate::event::codec::wire::{LENGTH_DELIMITED, put_bytes, put_double, put_float, put_key, put_number, put_varint};
+use crate::event::codec::wire::{begin, end, put_bytes, put_double, put_float, put_number};
 use crate::event::schema::limits::{PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
-use crate::event::schema::tables::{Field, Message, Shape};
+use crate::event::schema::tables::{Field, Message, PLACES, Rules, Shape};
 
 pub(crate) const UNKNOWN: &str = "unknown field";
 pub(crate) const DUPLICATE: &str = "must not come twice";
@@ -35,6 +35,11 @@ pub(crate) struct JsonReader<'a> {
     /// Number of values and open levels of the `properties` being read.
     values: usize,
     levels: usize,
+    /// By how many fields the next member was ahead of the field order when the message's last such member was read:
+    /// senders write their fields in the same order each time.
+    leaps: [u8; PLACES],
+    /// A value breaks a rule of its field. Which one, [`admit`](super::admit::admit) tells.
+    pub(crate) breaks_rules: bool,
     /// Write numbers in `properties` that a double cannot represent as text.
     pub(crate) exact: bool,
 }
@@ -54,6 +59,8 @@ impl<'a> JsonReader<'a> {
             keys: Vec::new(),
             values: 0,
             levels: 0,
+            leaps: [0; PLACES],
+            breaks_rules: false,
             exact: false,
         }
     }
@@ -64,18 +71,27 @@ impl<'a> JsonReader<'a> {
             return Ok(());
         }
         self.json.enter();
-        let mut seen = 0u64;
+        let (mut seen, mut filled) = (0_u64, 0_u64);
         let mut payload = false;
-        // Senders mostly keep field number order, so the search starts after the previous field.
-        let mut next = 0;
-        let mut first = true;
-        while let Some(key) = self.json.member(first)? {
-            first = false;
-            let Some(position) = self.position(message, key, next) else {
-                self.unknown(message, key, at);
-                self.skip(&Path::Field(at, key.raw))?;
-                continue;
+        let (mut next, mut first) = (0, true);
+        loop {
+            let follows = message.place + next;
+            let likely = next.wrapping_add(usize::from(self.leaps[follows])) & 0xff;
+            let position = match message.fields.get(likely) {
+                Some(field) if self.json.expected_member(first, field.json_key) => likely,
+                _ => {
+                    let Some(key) = self.json.member(first)? else { break };
+                    first = false;
+                    let Some(position) = message.position(&key.plain()) else {
+                        self.unknown(message, key, at);
+                        self.skip(&Path::Field(at, key.raw))?;
+                        continue;
+                    };
+                    self.leaps[follows] = position.wrapping_sub(next) as u8;
+                    position
+                }
             };
+            first = false;
             let field = &message.fields[position];
             let here = Path::Field(at, field.json_name);
             next = position + 1;
@@ -94,10 +110,14 @@ impl<'a> JsonReader<'a> {
                 }
                 _ => {
                     payload |= matches!(field.shape, Shape::Payload(_));
+                    let before = self.out.len();
                     self.value(field, false, &here)?;
+                    // An empty message or string is not enough. That zero also ends other values does no harm.
+                    filled |= u64::from(self.out[before..].last().is_some_and(|byte| *byte != 0)) << position;
                 }
             }
         }
+        self.breaks_rules |= message.required & !filled != 0;
         Ok(())
     }
 
@@ -117,20 +137,6 @@ impl<'a> JsonReader<'a> {
         Ok(is_object)
     }
 
-    fn position(&self, message: &Message, key: Quoted<'_>, next: usize) -> Option<usize> {
-        let name = key.plain();
-        // Comparing the first bytes is cheaper than a call to compare all.
-        let is = |known: &str| {
-            known.len() == name.len() && known.as_bytes().first() == name.first() && known.as_bytes() == &*name
-        };
-        let is_named = |field: &Field| is(field.json_name) || is(field.name);
-        let (before, after) = message.fields.split_at(next);
-        match after.iter().position(is_named) {
-            Some(position) => Some(next + position),
-            None => before.iter().position(is_named),
-        }
-    }
-
     fn unknown(&mut self, message: &Message, key: Quoted<'_>, at: &Path<'_>) {
         let mut detail = UNKNOWN.to_owned();
         if message.fields.len() <= FIELDS_NAMED_MAX {
@@ -144,7 +150,7 @@ impl<'a> JsonReader<'a> {
     /// the default value.
     fn value(&mut self, field: &Field, member: bool, at: &Path<'_>) -> Result<(), Malformed> {
         match &field.shape {
-            Shape::String => self.string(field.number, member, at),
+            Shape::String => self.string(field.number, field.rules, member, at),
             Shape::Bool => match self.json.peek()? {
                 token @ (Token::True | Token::False) => {
                     self.json.word(token)?;
@@ -155,6 +161,7 @@ impl<'a> JsonReader<'a> {
             },
             Shape::Int32 => match self.integer(at)? {
                 Some(number) if i32::try_from(number).is_ok() => {
+                    self.breaks_rules |= !field.rules.allow_integer(number);
                     self.put_number(field.number, number.cast_unsigned(), member);
                     Ok(())
                 }
@@ -162,6 +169,7 @@ impl<'a> JsonReader<'a> {
             },
             Shape::Int64 => match self.integer(at)? {
                 Some(number) => {
+                    self.breaks_rules |= !field.rules.allow_integer(number);
                     self.put_number(field.number, number.cast_unsigned(), member);
                     Ok(())
                 }
@@ -169,6 +177,7 @@ impl<'a> JsonReader<'a> {
             },
             Shape::Float => match self.float::<f32>(at)? {
                 Some(number) => {
+                    self.breaks_rules |= !field.rules.allow_float(number.into());
                     if member || number != 0.0 {
                         put_float(&mut self.out, field.number, number);
                     }
@@ -178,6 +187,7 @@ impl<'a> JsonReader<'a> {
             },
             Shape::Double => match self.float::<f64>(at)? {
                 Some(number) => {
+                    self.breaks_rules |= !field.rules.allow_float(number);
                     if member || number != 0.0 {
                         put_double(&mut self.out, field.number, number);
                     }
@@ -206,17 +216,17 @@ impl<'a> JsonReader<'a> {
                 }
             }
             Shape::Message(message) | Shape::Payload(message) => {
-                let start = self.begin(field.number);
+                let start = begin(&mut self.out, field.number);
                 self.message(message, at)?;
-                self.end(start);
+                end(&mut self.out, start);
                 Ok(())
             }
             Shape::Struct => {
                 if self.expect(Token::Object, "must be an object", at)? {
-                    let start = self.begin(field.number);
+                    let start = begin(&mut self.out, field.number);
                     (self.values, self.levels) = (0, 0);
                     self.object(at)?;
-                    self.end(start);
+                    end(&mut self.out, start);
                     if self.values > PROPERTIES_VALUES_MAX {
                         self.errors.add(*at, TOO_MANY_VALUES);
                     }
@@ -227,7 +237,8 @@ impl<'a> JsonReader<'a> {
             Shape::Map(entry) => {
                 if self.expect(Token::Object, "must be an object", at)? {
                     let max = elements_max(field);
-                    let count = self.members(field.number, max, at, |reader, at| reader.value(entry, true, at))?;
+                    let count =
+                        self.members(field.number, field.rules, max, at, |reader, at| reader.value(entry, true, at))?;
                     if count > max {
                         self.errors.add(*at, too_many(max));
                     }
@@ -258,11 +269,12 @@ impl<'a> JsonReader<'a> {
         Ok(())
     }
 
-    /// Appends an entry with field number `number` for each member of the object, up to `count_max`. `value` appends
-    /// the entry's value. Returns the number of members.
+    /// Appends an entry with field number `number` for each member of the object, up to `count_max`. Its key has these
+    /// rules, and `value` appends its value. Returns the number of members.
     fn members(
         &mut self,
         number: u32,
+        rules: &Rules,
         count_max: usize,
         at: &Path<'_>,
         value: impl Fn(&mut Self, &Path<'_>) -> Result<(), Malformed>,
@@ -277,12 +289,13 @@ impl<'a> JsonReader<'a> {
                 self.skip(&here)?;
                 continue;
             }
-            let entry = self.begin(number);
-            self.put_text(1, key, &here);
+            let entry = begin(&mut self.out, number);
+            let key_length = self.put_text(1, key, &here).len();
+            self.breaks_rules |= !rules.allow_key(key_length);
             let key_end = self.out.len();
-            let key_start = key_end - if key.escaped { self.text.len() } else { key.raw.len() };
+            let key_start = key_end - key_length;
             value(self, &here)?;
-            let shift = self.end(entry);
+            let shift = end(&mut self.out, entry);
             self.keys.push(key_start + shift..key_end + shift);
         }
         let (keys, out) = (&mut self.keys[keys_before..], &self.out);
@@ -297,7 +310,7 @@ impl<'a> JsonReader<'a> {
     /// Appends the members of an object in `properties`, or of `properties` itself.
     fn object(&mut self, at: &Path<'_>) -> Result<(), Malformed> {
         self.levels += 1;
-        let count = self.members(1, PROPERTIES_VALUES_MAX, at, |reader, at| reader.member_of_struct(at))?;
+        let count = self.members(1, &PROPERTY, PROPERTIES_VALUES_MAX, at, |reader, at| reader.member_of_struct(at))?;
         self.levels -= 1;
         // Skipped members count too.
         self.values += count.saturating_sub(PROPERTIES_VALUES_MAX);
@@ -305,9 +318,9 @@ impl<'a> JsonReader<'a> {
     }
 
     fn member_of_struct(&mut self, at: &Path<'_>) -> Result<(), Malformed> {
-        let start = self.begin(2);
+        let start = begin(&mut self.out, 2);
         self.any(at)?;
-        self.end(start);
+        end(&mut self.out, start);
         Ok(())
     }
 
@@ -330,42 +343,45 @@ impl<'a> JsonReader<'a> {
                 if self.exact && decimal::needs_text(number) {
                     put_bytes(&mut self.out, 3, number.as_bytes());
                 } else {
-                    put_double(&mut self.out, 2, number.parse().unwrap_or(f64::NAN));
+                    let number = number.parse().unwrap_or(f64::NAN);
+                    self.breaks_rules |= !PROPERTY.allow_float(number);
+                    put_double(&mut self.out, 2, number);
                 }
             }
-            Token::String => self.string(3, true, at)?,
+            Token::String => self.string(3, &PROPERTY, true, at)?,
             token @ (Token::True | Token::False) => {
                 self.json.word(token)?;
                 self.put_number(4, u64::from(token == Token::True), true);
             }
             Token::Object => {
-                let start = self.begin(5);
+                let start = begin(&mut self.out, 5);
                 self.object(at)?;
-                self.end(start);
+                end(&mut self.out, start);
             }
             Token::Array => {
-                let start = self.begin(6);
+                let start = begin(&mut self.out, 6);
                 self.levels += 1;
                 self.json.enter();
                 let mut index = 0;
                 while self.json.element(index == 0)? {
-                    let element = self.begin(1);
+                    let element = begin(&mut self.out, 1);
                     self.any(&Path::Index(at, index))?;
-                    self.end(element);
+                    end(&mut self.out, element);
                     index += 1;
                 }
                 self.levels -= 1;
-                self.end(start);
+                end(&mut self.out, start);
             }
         }
         Ok(())
     }
 
-    fn string(&mut self, number: u32, member: bool, at: &Path<'_>) -> Result<(), Malformed> {
+    fn string(&mut self, number: u32, rules: &Rules, member: bool, at: &Path<'_>) -> Result<(), Malformed> {
         if self.expect(Token::String, "must be a string", at)? {
             let string = self.json.string()?;
             if member || !string.raw.is_empty() {
-                self.put_text(number, string, at);
+                let allowed = rules.allow_text(self.put_text(number, string, at));
+                self.breaks_rules |= !allowed;
             }
         }
         Ok(())
@@ -425,15 +441,19 @@ impl<'a> JsonReader<'a> {
         Ok(())
     }
 
-    fn put_text(&mut self, number: u32, string: Quoted<'_>, at: &Path<'_>) {
-        if !string.escaped {
-            return put_bytes(&mut self.out, number, string.raw.as_bytes());
-        }
-        self.text.clear();
-        if !string.unescape(&mut self.text) {
-            self.errors.add(*at, HALF_A_PAIR);
-        }
-        put_bytes(&mut self.out, number, &self.text);
+    /// Appends the unescaped string and returns it.
+    fn put_text<'s>(&'s mut self, number: u32, string: Quoted<'s>, at: &Path<'_>) -> &'s [u8] {
+        let text = if string.escaped {
+            self.text.clear();
+            if !string.unescape(&mut self.text) {
+                self.errors.add(*at, HALF_A_PAIR);
+            }
+            &self.text
+        } else {
+            string.raw.as_bytes()
+        };
+        put_bytes(&mut self.out, number, text);
+        text
     }
 
     #[inline]
@@ -441,32 +461,6 @@ impl<'a> JsonReader<'a> {
         if member || value != 0 {
             put_number(&mut self.out, number, value);
         }
-    }
-
-    /// Opens a field whose length is not known yet. Close it with [`Self::end`].
-    fn begin(&mut self, number: u32) -> usize {
-        put_key(&mut self.out, number, LENGTH_DELIMITED);
-        self.out.push(0);
-        self.out.len()
-    }
-
-    /// Writes the length. Returns by how many bytes the content moved to make room for it.
-    fn end(&mut self, start: usize) -> usize {
-        let length = self.out.len() - start;
-        if length < 0x80 {
-            self.out[start - 1] = length as u8;
-            return 0;
-        }
-        // The varint is appended, then its last byte goes into the byte reserved before the content, and a rotation
-        // moves the others in front of it.
-        let end = self.out.len();
-        put_varint(&mut self.out, length as u64);
-        let size = self.out.len() - end;
-        if let Some(last) = self.out.pop() {
-            self.out[start - 1] = last;
-        }
-        self.out[start - 1..].rotate_right(size - 1);
-        size - 1
     }
 }
 

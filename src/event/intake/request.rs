@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use prost::Message as _;
 
-use super::admit::{Arrival, admit, check_size};
+use super::admit::{Arrival, admit, admit_json, check_size};
 use super::binary::{check_counts, report_faults};
 use super::field_error::{Errors, FieldError, Path};
 use super::json_reader::{DUPLICATE, JsonReader, UNKNOWN};
@@ -17,7 +17,6 @@ use crate::event::codec::json_text::{Malformed, Token};
 use crate::event::codec::wire::{DecodeError, Reader, put_bytes};
 use crate::event::model::event_ref::EventRef;
 use crate::event::proto::EventEnvelope;
-use crate::event::schema::tables::EVENT_ENVELOPE;
 
 /// A body that is refused as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,10 +189,7 @@ impl Accepted {
 
 /// `{"event": {...}}`, validated and filled in.
 pub fn accept_json_single(body: &[u8], arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
-    let mut reader = json_body(body, "event", |reader| Ok(reader.message(&EVENT_ENVELOPE, &EVENT)?))?;
-    if reader.errors.is_empty() {
-        admit(&mut reader.out, 0, Unchecked::All, arrival, &EVENT, &mut reader.errors);
-    }
+    let reader = json_body(body, "event", |reader| Ok(admit_json(reader, arrival, &EVENT)?))?;
     reader.errors.into_result().map_err(Refused::invalid_event)?;
     Ok(Accepted { items: vec![Ok(0..reader.out.len())], bytes: reader.out })
 }
@@ -369,10 +365,7 @@ fn json_item(reader: &mut JsonReader<'_>, arrival: &Arrival<'_>) -> Result<Item,
     let start = reader.out.len();
     reader.json.peek()?;
     let from = reader.json.position();
-    reader.message(&EVENT_ENVELOPE, &Path::Root)?;
-    if reader.errors.is_empty() {
-        admit(&mut reader.out, start, Unchecked::All, arrival, &Path::Root, &mut reader.errors);
-    }
+    admit_json(reader, arrival, &Path::Root)?;
     let outcome = std::mem::take(&mut reader.errors).into_item_result();
     if outcome.is_err() {
         reader.out.truncate(start);

@@ -16,7 +16,7 @@ pub(crate) const MALFORMED: &str = "not well-formed";
 pub(crate) const REQUIRED: &str = "is required";
 
 /// Constraints on every value in `properties`, which has no options.
-static PROPERTY: Rules = Rules {
+pub(crate) static PROPERTY: Rules = Rules {
     required: false,
     bytes_max: Some(TEXT_BYTES_MAX),
     pattern: None,
@@ -34,6 +34,8 @@ pub enum Unchecked {
     All,
     /// The writer of `properties` has enforced its rules.
     AllButProperties,
+    /// The writer of the event has enforced the rules of all fields. Left are the app and that there is a payload.
+    AppAndPayload,
 }
 
 /// Adds the errors of the message. Returns whether it is canonical: every field is known, occurs once and is not the

@@ -17,6 +17,8 @@ pub(crate) struct Message {
     pub(crate) fields: &'static [Field],
     /// One bit per required field, by position.
     pub(crate) required: u64,
+    /// The first of the [`PLACES`] that belong to this message: one before its fields and one after each.
+    pub(crate) place: usize,
 }
 
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(crate) struct Field {
     pub(crate) number: u32,
     pub(crate) name: &'static str,
     pub(crate) json_name: &'static str,
+    /// The JSON name as a member: `"jsonName":`.
+    pub(crate) json_key: &'static str,
     /// The name as a JSON member after the first: `,"name":`.
     pub(crate) view_key: &'static str,
     pub(crate) shape: Shape,
@@ -109,6 +113,11 @@ impl Enum {
 }
 
 impl Message {
+    /// The position of the field with that name, in proto3 JSON or proto spelling.
+    pub(crate) fn position(&self, name: &[u8]) -> Option<usize> {
+        self.fields.iter().position(|field| field.json_name.as_bytes() == name || field.name.as_bytes() == name)
+    }
+
     /// The field's position and row.
     pub(crate) fn field(&self, number: u32) -> Option<(usize, &'static Field)> {
         // Nearly every message numbers its fields 1, 2, 3.
@@ -184,7 +193,7 @@ pub fn field_type(path: &[&str]) -> Option<FieldType> {
 
 fn holds(message: &Message, path: &[&str]) -> Option<FieldType> {
     let (name, below) = path.split_first()?;
-    let field = message.fields.iter().find(|field| field.json_name == *name || field.name == *name)?;
+    let field = &message.fields[message.position(name.as_bytes())?];
     match (&field.shape, below) {
         (Shape::String | Shape::Enum(_), []) => Some(FieldType::Text),
         (Shape::Bool, []) => Some(FieldType::Bool),
