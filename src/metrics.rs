@@ -2,13 +2,17 @@
 //!
 //! Callers never spell the name of a metric. Labels have few values: never an id, never text of an app.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 
 mod catalog;
+mod label_names;
+mod process;
 
 pub use catalog::describe;
+pub use label_names::LabelNames;
+pub use process::{component, disk, process_started, process_usage};
 
 // --- gateway ---
 
@@ -211,34 +215,6 @@ pub fn admin_refused(reason: &'static str) {
 /// Counts restarts of a supervised service.
 pub fn task_restarts(task: &'static str) {
     counter!("causality_task_restarts_total", "task" => task).increment(1);
-}
-
-/// Sets what this process is, once.
-pub fn process_started(roles: &[&'static str]) {
-    catalog::start_counters(roles);
-    for role in roles {
-        gauge!("causality_role", "role" => *role).set(1.0);
-    }
-    gauge!("causality_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    gauge!("causality_process_start_time_seconds").set(now.as_secs_f64());
-}
-
-/// Sets what the process uses of the machine.
-pub fn process_usage(resident_bytes: u64, open_files: u64) {
-    gauge!("causality_process_resident_bytes").set(resident_bytes as f64);
-    gauge!("causality_process_open_files").set(open_files as f64);
-}
-
-/// Sets the size and the free bytes of the disk with the data directory.
-pub fn disk(bytes: u64, free_bytes: u64) {
-    gauge!("causality_disk_bytes").set(bytes as f64);
-    gauge!("causality_disk_free_bytes").set(free_bytes as f64);
-}
-
-/// 1 while the process can use a backend, otherwise 0.
-pub fn component(name: &'static str, up: bool) {
-    gauge!("causality_component_up", "component" => name).set(if up { 1.0 } else { 0.0 });
 }
 
 /// 1 while the process accepts traffic, otherwise 0.
@@ -456,6 +432,16 @@ pub fn reaction_fault(kind: &'static str, name: &str, reason: &'static str) {
 pub fn dispatcher_attempt(answer: &'static str, elapsed: Duration) {
     counter!("causality_dispatcher_attempts_total", "answer" => answer).increment(1);
     histogram!("causality_dispatcher_attempt_seconds").record(elapsed.as_secs_f64());
+}
+
+/// Counts an attempt by what became of its delivery. The caller limits the number of names.
+pub fn dispatcher_delivery(webhook: &str, result: &'static str) {
+    counter!("causality_dispatcher_deliveries_total", "webhook" => webhook.to_owned(), "result" => result).increment(1);
+}
+
+/// Records how long a delivery waited for its first attempt.
+pub fn dispatcher_wait(wait: Duration) {
+    histogram!("causality_dispatcher_wait_seconds").record(wait.as_secs_f64());
 }
 
 /// Counts deliveries that disabled webhooks have lost.

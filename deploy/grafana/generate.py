@@ -10,9 +10,9 @@ import sys
 INGEST = 'route=~"ingest|batch|segment|logs"'
 
 
-def p99(metric, by="", select="", q=0.99):
+def quantile(metric, select="", q=0.99):
     labels = f"{{{select}}}" if select else ""
-    return f"histogram_quantile({q}, sum by (le{by}) (rate({metric}_bucket{labels}[$__rate_interval])))"
+    return f"histogram_quantile({q}, sum by (le) (rate({metric}_bucket{labels}[$__rate_interval])))"
 
 
 def rate(metric, by=""):
@@ -48,7 +48,7 @@ DASHBOARDS = {
          {"{{component}} of {{instance}}": "causality_component_up"}),
         "|",
         ("Gateway: events", "cps", {"{{verdict}}": rate("causality_gateway_events_total", "verdict")}),
-        ("Gateway: time to an answer, p99", "s", {"p99": p99("causality_gateway_request_seconds", select=INGEST)}),
+        ("Gateway: time to an answer, p99", "s", {"p99": quantile("causality_gateway_request_seconds", select=INGEST)}),
         ("Bus: oldest event that waits", "s",
          {"{{consumer}}": "max by (consumer) (causality_bus_consumer_oldest_seconds)"}),
         "|",
@@ -69,10 +69,10 @@ DASHBOARDS = {
          {"{{route}} {{status}}": rate("causality_gateway_requests_total", "route, status") + " > 0"}),
         "|",
         ("Time to an answer", "s", {
-            "p50": p99("causality_gateway_request_seconds", select=INGEST, q=0.5),
-            "p99": p99("causality_gateway_request_seconds", select=INGEST)}),
+            "p50": quantile("causality_gateway_request_seconds", select=INGEST, q=0.5),
+            "p99": quantile("causality_gateway_request_seconds", select=INGEST)}),
         ("Commits of the embedded bus", "s", {
-            "p50": p99("causality_bus_commit_seconds", q=0.5), "p99": p99("causality_bus_commit_seconds")}),
+            "p50": quantile("causality_bus_commit_seconds", q=0.5), "p99": quantile("causality_bus_commit_seconds")}),
         ("Messages of a commit of the embedded bus, mean", "short", {"messages": mean("causality_bus_group_messages")}),
         "|",
         ("Rejected events by reason", "cps", {"{{reason}}": rate("causality_gateway_rejected_total", "reason")}),
@@ -95,11 +95,11 @@ DASHBOARDS = {
         ("Rows stored", "cps", {"rows": rate("causality_sink_rows_total")}),
         "|",
         ("First row to acknowledgement", "s", {
-            "p50": p99("causality_sink_flush_seconds", q=0.5), "p99": p99("causality_sink_flush_seconds")}),
+            "p50": quantile("causality_sink_flush_seconds", q=0.5), "p99": quantile("causality_sink_flush_seconds")}),
         ("Storing, committing, acknowledging, p99", "s", {
-            "store a file": p99("causality_sink_store_seconds"),
-            "commit to the Delta log": p99("causality_delta_commit_seconds"),
-            "acknowledge": p99("causality_sink_ack_seconds")}),
+            "store a file": quantile("causality_sink_store_seconds"),
+            "commit to the Delta log": quantile("causality_delta_commit_seconds"),
+            "acknowledge": quantile("causality_sink_ack_seconds")}),
         ("Failed attempts to store", "cps", {"{{kind}}": rate("causality_sink_store_failures_total", "kind")}),
         "|",
         ("Files by what closed them", "cps", {"{{reason}}": rate("causality_sink_files_total", "reason")}),
@@ -133,16 +133,22 @@ DASHBOARDS = {
         ("Rules and anomalies that fail", "cps", {
             "{{kind}} {{name}}": rate("causality_reaction_faults_total", "kind, name")}),
         ("Commits of effects", "s", {
-            "p50": p99("causality_reaction_commit_seconds", q=0.5), "p99": p99("causality_reaction_commit_seconds")}),
+            "p50": quantile("causality_reaction_commit_seconds", q=0.5), "p99": quantile("causality_reaction_commit_seconds")}),
         "|",
         ("Webhook attempts by answer", "cps", {"{{answer}}": rate("causality_dispatcher_attempts_total", "answer")}),
         ("Time of an attempt", "s", {
-            "p50": p99("causality_dispatcher_attempt_seconds", q=0.5), "p99": p99("causality_dispatcher_attempt_seconds")}),
+            "p50": quantile("causality_dispatcher_attempt_seconds", q=0.5), "p99": quantile("causality_dispatcher_attempt_seconds")}),
         ("Requests under way, endpoints paused", "short", {
             "under way": "sum(causality_dispatcher_in_flight)", "paused": "sum(causality_dispatcher_circuits_open)"}),
         "|",
-        ("Deliveries given up", "cps", {"deliveries": rate("causality_store_deliveries_given_up_total")}),
-        ("Commits of the embedded store, p99", "s", {"p99": p99("causality_store_commit_seconds")}),
+        ("Attempts by webhook and result", "cps", {
+            "{{webhook}} {{result}}": rate("causality_dispatcher_deliveries_total", "webhook, result")}),
+        ("Wait for the first attempt", "s", {
+            "p50": quantile("causality_dispatcher_wait_seconds", q=0.5), "p99": quantile("causality_dispatcher_wait_seconds")}),
+        ("Deliveries of disabled webhooks given up", "cps", {
+            "deliveries": rate("causality_store_deliveries_given_up_total")}),
+        "|",
+        ("Commits of the embedded store, p99", "s", {"p99": quantile("causality_store_commit_seconds")}),
         ("Commits that another process forestalled", "cps", {"commits": rate("causality_reaction_refused_commits_total")}),
     ]),
 }

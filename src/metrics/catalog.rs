@@ -224,6 +224,11 @@ const PARTS: &[Part] = &[
         counter("causality_dispatcher_attempts_total", &[("answer", "2xx 3xx 4xx 5xx none")],
             "Webhook attempts, by class of the answer: 2xx to 5xx, or none."),
         histogram("causality_dispatcher_attempt_seconds", &[], "Duration of one webhook attempt."),
+        counter("causality_dispatcher_deliveries_total", &[("webhook", ""), ("result", "delivered retry failed dead_letter")],
+            "Attempts, by the name of the webhook and what became of the delivery: delivered, retry, failed (the endpoint \
+             is gone), dead_letter (no attempts are left). Webhooks beyond the first hundred share the name (others)."),
+        histogram("causality_dispatcher_wait_seconds", &[],
+            "Time from the creation of a delivery to its first attempt."),
         gauge("causality_dispatcher_in_flight", &[], "Webhook requests under way."),
         gauge("causality_dispatcher_circuits_open", &[], "Webhooks left alone for now, because they kept failing."),
         counter("causality_store_jobs_total", &[], "Use cases that the writer of the store committed."),
@@ -250,7 +255,7 @@ mod tests {
 
     /// The metrics that the functions write, found by their macros: kind, name and labels.
     fn written() -> BTreeSet<(&'static str, &'static str, Vec<&'static str>)> {
-        let text = include_str!("../metrics.rs");
+        let text = concat!(include_str!("../metrics.rs"), include_str!("process.rs"));
         let mut written = BTreeSet::new();
         for kind in ["counter", "gauge", "histogram"] {
             for (at, call) in text.match_indices(&format!("{kind}!(\"causality_")) {

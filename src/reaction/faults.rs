@@ -10,13 +10,8 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::rules::rule::RuleFault;
-use crate::metrics;
+use crate::metrics::{self, LabelNames};
 use crate::store::{DocumentFaults, Faults};
-
-/// Documents with their own metric label; all others share one.
-const NAMED_MAX: usize = 100;
-/// The shared label.
-const OTHERS: &str = "(others)";
 
 /// The document that failed.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +30,7 @@ pub(super) struct FaultCounts {
     counts: HashMap<Uuid, (Timestamp, Faults)>,
     /// Documents whose first fault was logged; later ones are shown on the document only.
     logged: HashSet<Uuid>,
-    named: HashSet<String>,
+    names: LabelNames,
 }
 
 impl FaultCounts {
@@ -49,11 +44,7 @@ impl FaultCounts {
             RuleFault::Budget => "budget",
             RuleFault::Failed(_) => "failed",
         };
-        if self.named.len() < NAMED_MAX && !self.named.contains(name) {
-            self.named.insert(name.to_owned());
-        }
-        let label = self.named.get(name).map_or(OTHERS, String::as_str);
-        metrics::reaction_fault(kind, label, reason);
+        metrics::reaction_fault(kind, self.names.label(name), reason);
         let (of, entry) = self.counts.entry(id).or_default();
         if std::mem::replace(of, as_of) != as_of {
             *entry = Faults::default();

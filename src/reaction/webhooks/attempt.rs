@@ -81,6 +81,16 @@ fn class(code: StatusCode) -> &'static str {
     }
 }
 
+/// What became of a delivery, as a metric label.
+pub(super) fn result_label(status: DeliveryStatus) -> &'static str {
+    match status {
+        DeliveryStatus::Delivered => "delivered",
+        DeliveryStatus::Failed => "failed",
+        DeliveryStatus::DeadLetter => "dead_letter",
+        DeliveryStatus::Pending | DeliveryStatus::InProgress | DeliveryStatus::Cancelled => "retry",
+    }
+}
+
 impl AttemptResult {
     pub(super) fn delivered(&self) -> bool {
         matches!(self, Self::Status { code, .. } if code.is_success())

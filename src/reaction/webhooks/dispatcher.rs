@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::attempt::{AttemptResult, RetryPlan, outcome, send};
+use super::attempt::{AttemptResult, RetryPlan, outcome, result_label, send};
 use super::claim::{CLAIMED_BYTES_MAX, Claim, ClaimedDeliveries};
 use super::concurrency::ConcurrencyWindow;
 use super::connect::HttpClient;
@@ -32,7 +32,7 @@ use crate::base::clock;
 use crate::base::clock::unix_ms;
 use crate::base::supervisor::Tasks;
 use crate::bus::Bus;
-use crate::metrics;
+use crate::metrics::{self, LabelNames};
 use crate::reaction::error::ReactionError;
 use crate::store::{ClaimLimits, Delivery, DeliveryOutcome, Store, StoreError, Webhook};
 
@@ -68,6 +68,7 @@ pub async fn run_dispatcher(
         finishing: false,
         due: true,
         store_failures: 0,
+        names: LabelNames::default(),
         settings,
         client,
         store: store.clone(),
@@ -98,6 +99,7 @@ struct Dispatcher {
     /// Deliveries may be due that were not claimed.
     due: bool,
     store_failures: u32,
+    names: LabelNames,
 }
 
 /// A future has completed.
@@ -314,6 +316,9 @@ impl Dispatcher {
     fn on_loaded(&mut self, id: Uuid, version: u64, result: Result<Option<Webhook>, StoreError>) {
         let state = self.endpoints.state(id);
         state.load = LoadState::NotLoaded;
+        if let Ok(Some(webhook)) = &result {
+            state.label = self.names.label(&webhook.document.name).to_owned();
+        }
         let invalid = match result {
             Ok(Some(webhook)) => match Endpoint::new(&webhook, self.settings.request_timeout) {
                 Ok(endpoint) if endpoint.enabled => {
@@ -420,6 +425,11 @@ impl Dispatcher {
         let queue = if paused { std::mem::take(&mut state.queue) } else { VecDeque::new() };
         self.release(queue);
         let outcome = outcome(delivery, result, attempted_at_ms, &self.plan, random_unit());
+        metrics::dispatcher_delivery(&self.endpoints.state(id).label, result_label(outcome.status));
+        if delivery.attempts == 0 {
+            let waited_ms = attempted_at_ms - delivery.created_at.as_millisecond();
+            metrics::dispatcher_wait(Duration::from_millis(waited_ms.try_into().unwrap_or(0)));
+        }
         if let Some(error) = &outcome.error {
             let (attempt, status) = (outcome.attempts, outcome.status);
             warn!(delivery_id = %delivery.id, webhook_id = %id, attempt, ?status, error, "webhook was not delivered");

@@ -28,6 +28,8 @@ pub(super) struct EndpointState {
     /// Outstanding requests.
     pub(super) active: usize,
     pub(super) load: LoadState,
+    /// The webhook's name in metrics.
+    pub(super) label: String,
     /// More deliveries may be due than were claimed.
     pub(super) more: bool,
 }
