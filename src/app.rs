@@ -7,6 +7,7 @@
 mod choice;
 mod plan;
 pub mod role;
+mod service_manager;
 mod settings;
 mod start_failure;
 
@@ -16,6 +17,7 @@ mod data_directory;
 mod listeners;
 pub mod open_files;
 mod signals;
+mod sockets;
 pub mod telemetry;
 
 // Services that no role has.

@@ -11,8 +11,9 @@ use tokio::net::TcpListener;
 
 use super::choice::Choice;
 use super::engines::Engines;
-use super::listeners::{Listeners, rebind};
+use super::listeners::Listeners;
 use super::plan::Plan;
+use super::sockets::Socket;
 use super::{settings, usage};
 use crate::admin::AdminService;
 use crate::base::supervisor::Stage;
@@ -59,7 +60,7 @@ pub(super) fn start(
     facts: &Facts<'_>,
     engines: &Engines,
     readiness: &Readiness,
-    listener: TcpListener,
+    (socket, listener): (Socket, TcpListener),
     prometheus: PrometheusHandle,
 ) {
     let config = &facts.plan.loaded.config;
@@ -115,15 +116,15 @@ pub(super) fn start(
             "The admin API is served by processes with the role reaction.",
         ),
     };
-    let (address, mut listener) = (config.admin.addr.clone(), Some(listener));
+    let mut listener = Some(listener);
     let service = AdminService::new(router, config.http.trusted_proxies.clone(), config.http.read_timeout);
     let limits = http::Limits { drain_timeout: stage.stop_budget(), ..settings::admin_limits(config, facts.limits) };
     stage.supervise("admin", move |stop| {
-        let (address, listener) = (address.clone(), listener.take());
+        let (socket, listener) = (socket.clone(), listener.take());
         let service = TowerToHyperService::new(service.clone());
         let limits = limits.clone();
         async move {
-            let listener = rebind(listener, &address, "admin_addr").await?;
+            let listener = socket.again(listener).await?;
             http::serve(listener, service, limits, stop).await;
             Ok(())
         }

@@ -1,11 +1,8 @@
 //! The listeners of the process, and the resources that they share: memory for requests, file descriptors, certificates.
 
-use anyhow::Context;
-use tokio::net::TcpListener;
 use tracing::warn;
 
 use super::certificates::Certificates;
-use crate::base::settings::Address;
 use crate::config::Config;
 use crate::http::{self, MemoryBudget};
 
@@ -54,23 +51,6 @@ impl Listeners {
                 "http_max_connections is lowered to what the limit of open files allows (ulimit -n, LimitNOFILE)"
             );
         }
-    }
-}
-
-pub(super) async fn bind(address: &Address, setting: &str) -> anyhow::Result<TcpListener> {
-    let text = address.host_port();
-    TcpListener::bind(&text).await.with_context(|| format!("cannot listen on {text} ({setting})"))
-}
-
-/// Returns the listener that was bound at the start or, after a failure, a new one at the same address.
-pub(super) async fn rebind(
-    listener: Option<TcpListener>,
-    address: &Address,
-    setting: &str,
-) -> anyhow::Result<TcpListener> {
-    match listener {
-        Some(listener) => Ok(listener),
-        None => bind(address, setting).await,
     }
 }
 

@@ -4,9 +4,10 @@ use tokio::net::TcpListener;
 
 use super::choice::Choice;
 use super::engines::Engines;
-use super::listeners::{Listeners, rebind};
+use super::listeners::Listeners;
 use super::readiness::Watched;
 use super::settings::{self, Budgets};
+use super::sockets::Socket;
 use super::start_failure::{StartFailure, StartFailureKind};
 use super::{abandoned, admin_access, fatal, janitor, lake};
 use crate::base::supervisor::{Stage, Supervisor, Tasks};
@@ -32,16 +33,16 @@ impl Roles<'_> {
     pub(super) fn start(
         &self,
         supervisor: &mut Supervisor,
-        listener: Option<TcpListener>,
+        gateway_socket: Option<(Socket, TcpListener)>,
     ) -> anyhow::Result<SinkStatus> {
         let Self { config, choice, engines, readiness, limits } = *self;
         let budgets = Budgets::of(config);
         let status = SinkStatus::default();
         let key_store = engines.store.clone().filter(|_| choice.keys);
         let key_ring = key_store.map(|store| KeyRing::new(store, readiness.clone()));
-        if let Some(listener) = listener {
+        if let Some(socket) = gateway_socket {
             let access = key_ring.clone().map_or(Access::Open, Access::Keys);
-            self.start_gateway(&supervisor.stage("gateway", budgets.gateway), access, listener);
+            self.start_gateway(&supervisor.stage("gateway", budgets.gateway), access, socket);
         }
         let (mut metastore, mut retention) = (None, None);
         if let Some(warehouse) = &engines.warehouse {
@@ -93,16 +94,16 @@ impl Roles<'_> {
         Ok(status)
     }
 
-    fn start_gateway(&self, stage: &Stage, access: Access, listener: TcpListener) {
+    fn start_gateway(&self, stage: &Stage, access: Access, (socket, listener): (Socket, TcpListener)) {
         let mut settings = gateway::Settings { access, ..settings::gateway(self.config, self.limits) };
         settings.http.drain_timeout = stage.stop_budget().at_most(self.config.http.shutdown_timeout);
-        let (address, mut listener) = (self.config.http.addr.clone(), Some(listener));
+        let mut listener = Some(listener);
         let (destination, readiness) = (Destination::Bus(self.engines.bus.clone()), self.readiness.clone());
         stage.supervise("gateway", move |stop| {
-            let (address, listener) = (address.clone(), listener.take());
+            let (socket, listener) = (socket.clone(), listener.take());
             let (settings, destination, readiness) = (settings.clone(), destination.clone(), readiness.clone());
             async move {
-                let listener = rebind(listener, &address, "http_addr").await?;
+                let listener = socket.again(listener).await?;
                 gateway::serve(listener, settings, destination, readiness, stop).await;
                 Ok(())
             }

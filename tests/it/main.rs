@@ -46,6 +46,7 @@ mod quarantined;
 mod retention;
 mod roles;
 mod sdks;
+mod service_manager;
 mod settings;
 mod shedding;
 mod starting;
