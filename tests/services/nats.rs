@@ -149,21 +149,22 @@ impl NatsServer {
         std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
     }
 
-    /// After [`NatsServer::kill9`]: a copy of the messages of a stream, as they are on the disk by then.
-    pub(crate) fn copy_messages(&self, stream: &str, to: &Path) {
-        copy(&self.messages(stream), to);
+    /// After [`NatsServer::kill9`]: a copy of what is on the disk of a stream by then: of `STREAM/msgs`, its messages,
+    /// or of `STREAM/obs/CONSUMER`, the state of a consumer.
+    pub(crate) fn copy_stored(&self, part: &str, to: &Path) {
+        copy(&self.stored(part), to);
     }
 
-    /// After [`NatsServer::kill9`]: the stream has the messages of the copy, and nothing else has changed. So a stream
-    /// comes back whose last messages were not synced when the power failed.
-    pub(crate) fn put_messages_back(&self, stream: &str, from: &Path) {
-        let messages = self.messages(stream);
-        std::fs::remove_dir_all(&messages).unwrap();
-        copy(from, &messages);
+    /// After [`NatsServer::kill9`]: this part is as in the copy, and nothing else has changed, as if what was written
+    /// since had not been synced when the power failed.
+    pub(crate) fn put_back(&self, part: &str, from: &Path) {
+        let stored = self.stored(part);
+        std::fs::remove_dir_all(&stored).unwrap();
+        copy(from, &stored);
     }
 
-    fn messages(&self, stream: &str) -> PathBuf {
-        self.dir.path().join(format!("data/jetstream/$G/streams/{stream}/msgs"))
+    fn stored(&self, part: &str) -> PathBuf {
+        self.dir.path().join(format!("data/jetstream/$G/streams/{part}"))
     }
 
     /// After [`NatsServer::kill9`]: on the same port, with the same data.

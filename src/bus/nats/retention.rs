@@ -115,12 +115,15 @@ async fn all_progress(shared: &Shared, state: &State) -> Result<Vec<ConsumerProg
     Ok(all_progress)
 }
 
-/// The floor of a consumer only moves with its messages: a consumer that has acknowledged everything its filter matches
-/// holds nothing back.
+/// With a filter, the floor only moves with the messages that match: a consumer that has acknowledged all of them holds
+/// nothing back. Without one, only the floor counts: the server adds a message to `num_pending` some time after storing
+/// it, and those of a new consumer some time after creating it.
 fn progress_of(consumer: &ConsumerInfo, state: &State) -> ConsumerProgress {
     let pending = consumer.num_ack_pending as u64;
     let backlog = consumer.num_pending + pending;
-    let acknowledged_to = if backlog == 0 { state.last_sequence } else { consumer.ack_floor.stream_sequence };
+    let has_filter = !consumer.config.filter_subject.is_empty() || !consumer.config.filter_subjects.is_empty();
+    let is_done = has_filter && backlog == 0;
+    let acknowledged_to = if is_done { state.last_sequence } else { consumer.ack_floor.stream_sequence };
     ConsumerProgress { name: consumer.name.clone(), acknowledged_to, backlog, pending }
 }
 
@@ -155,4 +158,35 @@ pub(super) async fn status(shared: &Shared) -> Result<BusStatus, BusError> {
         full,
         consumers,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::jetstream::consumer::{Config, Info};
+    use serde_json::{Value, json};
+
+    use super::progress_of;
+
+    /// A consumer as the server shows it before it has counted the last messages.
+    fn shown(filter: &str, ack_floor: u64) -> Info {
+        let config = Config { filter_subject: filter.to_owned(), ..Config::default() };
+        let position = json!({"consumer_seq": ack_floor, "stream_seq": ack_floor});
+        let info: Value = json!({
+            "stream_name": "S", "name": "c", "created": "2026-01-01T00:00:00Z", "config": config, "delivered": position,
+            "ack_floor": position, "num_ack_pending": 0, "num_redelivered": 0, "num_waiting": 1, "num_pending": 0,
+        });
+        serde_json::from_value(info).unwrap()
+    }
+
+    #[test]
+    fn a_message_that_the_server_has_not_counted_is_not_acknowledged() {
+        let state = serde_json::from_value(json!({
+            "messages": 7, "bytes": 700, "first_seq": 1, "last_seq": 7, "consumer_count": 1,
+            "first_ts": "2026-01-01T00:00:00Z", "last_ts": "2026-01-01T00:00:00Z",
+        }));
+        let state = state.unwrap();
+        assert_eq!(progress_of(&shown("", 5), &state).acknowledged_to, 5);
+        assert_eq!(progress_of(&shown("", 0), &state).acknowledged_to, 0, "just created");
+        assert_eq!(progress_of(&shown("a.b", 5), &state).acknowledged_to, 7, "the others may not match");
+    }
 }

@@ -124,7 +124,7 @@ async fn a_power_cut_of_the_server(version: Version) {
     acknowledged(&world.bus).await;
     let copy = tempfile::tempdir().unwrap();
     server.kill9();
-    server.copy_messages("TESTS", copy.path());
+    server.copy_stored("TESTS/msgs", copy.path());
     server.restart();
     for _ in 0..3 {
         ids.extend(publish(&world, &world.bus, 20).await);
@@ -133,10 +133,10 @@ async fn a_power_cut_of_the_server(version: Version) {
     acknowledged(&world.bus).await;
     let (id, last) = (world.bus.stream_id(), world.bus.status().await.unwrap().last_sequence);
     server.kill9();
-    server.put_messages_back("TESTS", copy.path());
+    server.put_back("TESTS/msgs", copy.path());
     server.restart();
     ids.extend(publish(&world, &other, 30).await);
-    let now = world.bus.status().await.unwrap().last_sequence;
+    let now = other.status().await.unwrap().last_sequence;
     assert!(world.bus.stream_id() == id && now < last, "{now} of {last}: the tail is not lost");
     ids.extend(publish(&world, &world.bus, 60).await);
     each_called_once(&receiver, &ids).await;

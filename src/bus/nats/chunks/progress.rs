@@ -19,8 +19,10 @@ pub(crate) async fn progress(shared: &Shared, name: String, state: &State) -> Re
     };
     let floor = consumer.ack_floor.stream_sequence;
     let pending_chunks = consumer.num_ack_pending as u64;
-    let open_chunks = consumer.num_pending + pending_chunks;
-    let oldest = if open_chunks == 0 { None } else { chunk_from(shared, &name, floor + 1).await? };
+    // The server adds a chunk to `num_pending` some time after storing it.
+    let is_done = pending_chunks == 0 && consumer.delivered.stream_sequence >= last_message.sequence;
+    let oldest = if is_done { None } else { chunk_from(shared, &name, floor + 1).await? };
+    let open_chunks = (consumer.num_pending + pending_chunks).max(u64::from(oldest.is_some()));
     let oldest = oldest.map(|(message, chunk)| (message.sequence, chunk.first));
     let (acknowledged_to, backlog, pending) =
         figures((last_message.sequence, last.last), oldest, (open_chunks, pending_chunks), state.last_sequence);

@@ -63,7 +63,7 @@ impl Incarnation {
         self.requested_at = Some(Instant::now());
         let found = Self::observe(acker).await;
         match found {
-            Ok(seen) if seen.created == self.created => {
+            Ok(seen) if seen.is_same(self) => {
                 self.at = seen.at;
                 Some(true)
             }
@@ -75,6 +75,10 @@ impl Incarnation {
                 None
             }
         }
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.created == other.created
     }
 
     /// Returns `false` when the sequence does not follow the previous one: a consumer never counts backwards.

@@ -42,7 +42,7 @@ pub(crate) struct Subscription {
     redelivery_horizon: Option<u64>,
     /// The incarnation of the stream of these messages.
     stream_id: String,
-    consumer: Option<Incarnation>,
+    pub(crate) consumer: Option<Incarnation>,
     pull: Option<Pull>,
     /// The last fetched messages were leased after this.
     leased_at: Instant,
@@ -354,7 +354,9 @@ impl Subscription {
         let Some(reply) = message.reply.as_deref().and_then(AckSubject::parse) else { return };
         self.acker.consumer.ack_prefix.get_or_init(|| reply.prefix.to_owned());
         let receipt = reply.receipt;
-        if self.latest.is_none_or(|(latest, _)| latest < receipt.sequence) {
+        // After a reconnect, only once the position was checked: it must not hide a loss.
+        let is_checked = !self.epochs.has_changed().unwrap_or(true);
+        if is_checked && self.latest.is_none_or(|(latest, _)| latest < receipt.sequence) {
             self.latest = Some((receipt.sequence, reply.published_at_ms));
         }
         if !self.consumer.as_mut().is_some_and(|seen| seen.follows(receipt.consumer_sequence)) {

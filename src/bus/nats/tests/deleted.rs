@@ -13,6 +13,9 @@ use crate::services::nats::{NatsServer, Version};
 /// Anything missing must be noticed and created again within this time, on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
+/// The messages of both streams on the server's disk.
+const MESSAGES: [&str; 2] = ["TESTS/msgs", "TESTS_RANGES/msgs"];
+
 struct Setup {
     server: NatsServer,
     settings: NatsSettings,
@@ -252,9 +255,8 @@ async fn messages_with_sequences_of_lost_ones_are_delivered() {
             fetch_all(subscription, 0..20, 0).await;
         }
         let copy = tempfile::tempdir().unwrap();
-        let streams = ["TESTS", "TESTS_RANGES"];
         setup.server.kill9();
-        streams.iter().for_each(|stream| setup.server.copy_messages(stream, &copy.path().join(stream)));
+        MESSAGES.iter().for_each(|part| setup.server.copy_stored(part, &copy.path().join(part)));
         setup.server.restart();
         for numbers in [1_000..1_020, 1_020..1_040, 1_040..1_060] {
             setup.publish_again(numbers.clone()).await;
@@ -263,13 +265,88 @@ async fn messages_with_sequences_of_lost_ones_are_delivered() {
             }
         }
         setup.server.kill9();
-        streams.iter().for_each(|stream| setup.server.put_messages_back(stream, &copy.path().join(stream)));
+        MESSAGES.iter().for_each(|part| setup.server.put_back(part, &copy.path().join(part)));
         setup.server.restart();
         setup.publish_again(2_000..2_030).await;
         assert!(setup.bus.status().await.unwrap().last_sequence < 80, "the tail is not lost");
         for subscription in &mut subscriptions {
             fetch_all(subscription, 2_000..2_030, 20).await;
         }
+    }
+}
+
+/// The stream reuses the sequences beyond the position on disk, which is older than the last deliveries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outdated_position_in_a_stream_that_lost_its_tail_skips_no_message() {
+    for version in [Version::Oldest, Version::Newest] {
+        let mut setup = Setup::new(version).await;
+        let [(spec, _), _] = specs();
+        let mut subscription = setup.bus.subscribe(spec).await.unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        let parts = ["TESTS/msgs", "TESTS/obs/engine"];
+        for (numbers, part) in [0..20, 20..40].into_iter().zip(parts) {
+            setup.publish_again(numbers.clone()).await;
+            fetch_all(&mut subscription, numbers, 0).await;
+            // The server writes positions a little later.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            setup.server.kill9();
+            setup.server.copy_stored(part, &copy.path().join(part));
+            setup.server.restart();
+        }
+        setup.publish_again(40..60).await;
+        fetch_all(&mut subscription, 40..60, 0).await;
+        setup.server.kill9();
+        parts.iter().for_each(|part| setup.server.put_back(part, &copy.path().join(part)));
+        setup.server.restart();
+        setup.publish_again(1_000..1_025).await;
+        assert_eq!(setup.bus.status().await.unwrap().last_sequence, 45);
+        fetch_all(&mut subscription, 1_000..1_025, 45).await;
+    }
+}
+
+/// Until all of these have arrived, without acknowledging them.
+async fn take_all(subscription: &mut Subscription, numbers: std::ops::Range<u64>) -> Vec<Receipt> {
+    let mut missing: HashSet<String> = numbers.map(|n| n.to_string()).collect();
+    let mut receipts = Vec::new();
+    while !missing.is_empty() {
+        let fetched = tokio::time::timeout(SOON, subscription.fetch(1_000, usize::MAX)).await;
+        for delivery in fetched.expect("messages are due").unwrap() {
+            missing.remove(std::str::from_utf8(delivery.payload()).unwrap());
+            receipts.push(delivery.receipt);
+        }
+    }
+    receipts
+}
+
+/// The process that took the new messages ends before it has handled them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_acknowledgements_of_lost_messages_hide_no_new_one() {
+    for (spec, _) in specs() {
+        let mut setup = Setup::new(Version::Newest).await;
+        let mut subscription = setup.bus.subscribe(spec.clone()).await.unwrap();
+        publish_numbers(&setup.bus, 0..20).await;
+        fetch_all(&mut subscription, 0..20, 0).await;
+        let copy = tempfile::tempdir().unwrap();
+        setup.server.kill9();
+        MESSAGES.iter().for_each(|part| setup.server.copy_stored(part, &copy.path().join(part)));
+        setup.server.restart();
+        let mut handled = Vec::new();
+        for start in [20, 30, 40, 50] {
+            setup.publish_again(start..start + 10).await;
+            handled.extend(take_all(&mut subscription, start..start + 10).await);
+        }
+        setup.server.kill9();
+        MESSAGES.iter().for_each(|part| setup.server.put_back(part, &copy.path().join(part)));
+        setup.server.restart();
+        setup.publish_again(1_000..1_020).await;
+        let other = Bus::connect_nats(setup.settings.clone()).await.unwrap();
+        let mut theirs = other.subscribe(spec).await.unwrap();
+        take_all(&mut theirs, 1_000..1_020).await;
+        // The server does not confirm those that are still beyond its position.
+        let _ = subscription.acker().ack(&handled).await;
+        drop(theirs);
+        other.close().await;
+        fetch_all(&mut subscription, 1_000..1_020, 40).await;
     }
 }
 

@@ -135,10 +135,7 @@ pub(crate) fn is_ahead(delivered: u64, stream: &StreamInfo) -> bool {
 /// Deletes a consumer that would skip messages. The next one reads the stream from its beginning, and messages that
 /// were handled are recognized.
 pub(crate) async fn remove_ahead(stream: &Stream, name: &str) -> Result<(), BusError> {
-    warn!(
-        consumer = name,
-        "the stream has lost its last messages and the consumer has not noticed: it is created anew"
-    );
+    warn!(consumer = name, "the stream has lost its last messages: the consumer is created anew");
     match stream.delete_consumer(name).await {
         Err(error) if find(stream, name).await?.is_some() => Err(failed("delete consumer", error)),
         _ => Ok(()),
