@@ -104,6 +104,13 @@ trino:
     .ci/setup --trino
     cargo test --test it -- --ignored --nocapture --test-threads=1 trino
 
+# The package on a Debian that systemd boots in a container: notify, watchdog, credentials, restarts under load, roles,
+# upgrade, removal; all steps, or those named. Needs root, cargo-deb, systemd-container and debootstrap
+systemd *STEPS:
+    .ci/setup --tests
+    cargo deb --output target/systemd/causality.deb
+    tests/systemd/run target/systemd/causality.deb {{STEPS}}
+
 # Each parser, or those named (fuzz/README.md lists them), is fuzzed for so long; a finding ends it
 fuzz seconds="600" *TARGETS:
     .ci/setup

@@ -51,6 +51,8 @@ mod settings;
 mod shedding;
 mod starting;
 mod stopping;
+#[cfg(target_os = "linux")]
+mod systemd;
 mod tidy;
 mod tls;
 mod trino;
