@@ -139,7 +139,8 @@ fn both_packages_install_the_same_files() {
     // That is `license-file` in the other.
     debian.push(["LICENSE", "/usr/share/doc/causality/copyright", "644"].map(str::to_owned));
     let rpm = metadata["generate-rpm"]["assets"].as_array().unwrap();
-    let configured: Vec<_> = rpm.iter().filter(|asset| asset.get("config").is_some()).map(|a| text(&a["dest"])).collect();
+    let configured: Vec<_> =
+        rpm.iter().filter(|asset| asset.get("config").is_some()).map(|a| text(&a["dest"])).collect();
     let debian_configured: Vec<_> = metadata["deb"]["conf-files"].as_array().unwrap().iter().map(text).collect();
     assert_eq!(debian_configured, configured);
     let rpm: Vec<_> = rpm.iter().map(|asset| ["source", "dest", "mode"].map(|key| text(&asset[key]))).collect();
