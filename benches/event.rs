@@ -60,12 +60,10 @@ fn reading(criterion: &mut Criterion) {
         let batch = serde_json::to_string(&events).expect("write batch");
         bencher.iter(|| request::accept_json_batch(black_box(batch.as_bytes()), 1000, &ARRIVAL).expect("accept"));
     });
-    // The plain ways to the same end: a library reads the body into messages, which are then encoded and validated.
+    // The plain ways to the same end: a library reads the body into messages, which are then encoded and validated. For
+    // sonic-rs see benches/json.
     group.bench_function("json batch, serde_json and pbjson", |bencher| {
         bencher.iter(|| accept_messages(serde_json::from_str(black_box(&batch)).expect("read")));
-    });
-    group.bench_function("json batch, sonic-rs and pbjson", |bencher| {
-        bencher.iter(|| accept_messages(sonic_rs::from_str(black_box(&batch)).expect("read")));
     });
     group.bench_function("binary batch", |bencher| {
         bencher.iter(|| request::accept_binary_batch(black_box(&binary), 1000, &ARRIVAL).expect("accept"));
