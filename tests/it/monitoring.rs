@@ -229,7 +229,7 @@ fn a_role_that_is_killed_is_an_alert() {
     let (gateway, mut sink) = (cluster.role("gateway", 0), cluster.role("sink", 0));
     let quick: String = text(ALERTS)
         .lines()
-        .map(|line| line.split_once("for: ").map_or(line.to_owned(), |(indent, _)| format!("{indent}for: 2s")) + "\n")
+        .map(|line| line.split_once("for: ").map_or(line.to_owned(), |(indent, _)| format!("{indent}for: 5s")) + "\n")
         .collect();
     let prometheus = Prometheus::start(&[&gateway, &sink], &quick);
     wait_until("both roles are seen", || prometheus.query("causality_role == 1").unwrap().len() == 2);
