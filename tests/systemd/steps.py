@@ -152,7 +152,6 @@ def credentials():
     status = out("causality", "status", *CONFIG)
     as_nobody = sh("sudo", "-u", "nobody", "cat", str(SETTINGS), check=False)
     assert as_nobody.returncode != 0, "nobody else reads the settings"
-    out("sudo", "-u", "causality", "causality", "lake", "compact", "--help")
     return f"event {event}; {status.splitlines()[0]}"
 
 
@@ -245,6 +244,43 @@ def activation():
     return f"a connection starts the service; answered after {took:.1f} s"
 
 
+def drop_in(unit, text):
+    """What `systemctl edit` writes; returns its file."""
+    file = pathlib.Path(f"/etc/systemd/system/{unit}.d/override.conf")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    systemctl("daemon-reload")
+    return file
+
+
+def variants():
+    wait("a Parquet file", lambda: list(DATA.rglob("events_*.parquet")), 30)
+    dry = out("sudo", "-u", "causality", "causality", "lake", "compact", "--dry-run", *CONFIG)
+    foreign = [path for path in DATA.rglob("*") if path.owner() != "causality"]
+    assert not foreign, foreign
+    encrypted = "/etc/causality/causality.cred"
+    sh("systemd-creds", "encrypt", "--name=causality.toml", str(SETTINGS), encrypted)
+    file = drop_in("causality.service",
+                   f"[Service]\nLoadCredential=\nLoadCredentialEncrypted=causality.toml:{encrypted}\n")
+    away = SETTINGS.rename("/root/causality.toml")
+    systemctl("restart", "causality.service")
+    assert answer("/api/admin/status", 9090)[0] == 401, "it has the token of the encrypted file"
+    file.unlink()
+    systemctl("daemon-reload")
+    assert systemctl("restart", "causality.service", check=False).returncode != 0
+    assert shown("causality.service", "ExecMainStatus") == "243", "without its settings it does not start"
+    away.rename(SETTINGS)
+    systemctl("stop", "causality.socket", "causality.service")
+    systemctl("mask", "causality.socket")
+    systemctl("start", "causality.service")
+    assert answer()[0] == 200, "without the socket it listens by itself"
+    systemctl("stop", "causality.service")
+    systemctl("unmask", "causality.socket")
+    systemctl("reset-failed", "causality.service", "causality.socket", check=False)
+    systemctl("start", "causality.service")
+    return f"encrypted settings; missing ones are 243/CREDENTIALS; no socket; lake compact: {dry.splitlines()[0]!r}"
+
+
 def refusals():
     before = SETTINGS.read_text()
     set_setting("http_addr", "nonsense")
@@ -256,16 +292,12 @@ def refusals():
     systemctl("reset-failed", "causality.service", "causality.socket")
     systemctl("restart", "causality.service")
     # A socket that reaches further than the setting.
-    override = pathlib.Path("/etc/systemd/system/causality.socket.d/address.conf")
-    override.parent.mkdir()
-    override.write_text("[Socket]\nListenStream=\nListenStream=8080\n")
-    systemctl("daemon-reload")
+    override = drop_in("causality.socket", "[Socket]\nListenStream=\nListenStream=8080\n")
     systemctl("stop", "causality.socket", "causality.service")
     assert systemctl("start", "causality.service", check=False).returncode != 0
     said = out("journalctl", "--no-pager", "-u", "causality.service", "-n", "20", "-o", "cat")
     assert "set http_addr to the address of the socket" in said, said
     override.unlink()
-    override.parent.rmdir()
     systemctl("daemon-reload")
     systemctl("stop", "causality.socket", "causality.service")
     systemctl("reset-failed", "causality.service", "causality.socket", check=False)
@@ -331,8 +363,8 @@ def removal():
     return "removed: settings and data stay; purged: kept if asked, else gone"
 
 
-STEPS = [install, notify, credentials, data, security, watchdog, killed, load, activation, refusals, upgrade, roles,
-         removal]
+STEPS = [install, notify, credentials, data, security, watchdog, killed, load, activation, variants, refusals, upgrade,
+         roles, removal]
 
 
 def main():
