@@ -80,7 +80,7 @@ pub(super) fn api_routes() -> Vec<Route<Arc<Shared>>> {
 /// The routes of one kind of document.
 fn document_routes<R: Resource>(table: &mut Table<Arc<Shared>>) {
     let (read, write) = (Audience::Role(AdminRole::Viewer), Audience::Role(AdminRole::Operator));
-    let (all, one) = (format!("/{}", R::PATH), format!("/{}/{{id}}", R::PATH));
+    let (all, one) = (format!("/{}", R::PLURAL), format!("/{}/{{id}}", R::PLURAL));
     table.add_with_query(Verb::Get, &all, read, documents::list::<R>);
     table.add(Verb::Post, &all, write, documents::create::<R>);
     table.add(Verb::Get, &one, read, documents::show::<R>);

@@ -17,7 +17,9 @@ use super::rules::index::{Filters, Index};
 use super::rules::rule::Matcher;
 use super::rules::subject_template::SubjectTemplate;
 use crate::event::{FieldError, Int64};
-use crate::store::{Actions, AnomalyConfig, NewRule, Page, PageRequest, Rule, Store, StoreError, Webhook};
+use crate::store::{
+    Actions, AnomalyConfig, NewAnomalyConfig, NewRule, NewWebhook, Page, PageRequest, Rule, Store, StoreError, Webhook,
+};
 
 /// Documents in one page of the store.
 const PAGE_LIMIT: usize = 1_000;
@@ -49,9 +51,9 @@ impl Ruleset {
 
     /// Loads all documents and compiles those that `previous` does not hold.
     pub(super) async fn load(store: &Store, previous: &Self) -> Result<Self, StoreError> {
-        let webhooks = Webhooks::of(read_all(|page| store.webhooks(page)).await?);
-        let rules = read_all(|page| store.rules(page)).await?;
-        let configs = read_all(|page| store.anomaly_configs(page)).await?;
+        let webhooks = Webhooks::of(read_all(|page| store.list::<NewWebhook>(page)).await?);
+        let rules = read_all(|page| store.list::<NewRule>(page)).await?;
+        let configs = read_all(|page| store.list::<NewAnomalyConfig>(page)).await?;
         // Compiling thousands of rules takes a while and must not block other tasks of this thread.
         Ok(off_the_runtime(|| Self::compile(previous, &webhooks, rules, configs)))
     }

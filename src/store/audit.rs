@@ -148,7 +148,7 @@ pub struct Change {
 }
 
 /// A document that is stored under an id and a name.
-pub(super) trait Audited: Serialize {
+pub(crate) trait Audited: Serialize {
     const KIND: AuditKind;
 
     fn id(&self) -> Uuid;

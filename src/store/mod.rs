@@ -33,11 +33,13 @@ pub use access::{
     AdminRole, AdminToken, ApiKey, FoundToken, HashedKey, KEYS_MAX, KEYS_PAGE, KeyHash, KeyLimits, NewAdminToken,
     NewApiKey, Revocations, TOKEN_PREFIX, TOKENS_MAX, TokenHash, hash_token, is_token, key_hash,
 };
+pub(crate) use audit::Audited;
 pub use audit::{AuditEntry, AuditFilter, AuditKind, AuditOutcome, AuditRecord, Caller, Change};
 pub use delivery::{
     AbandonedDeliveries, BacklogLimits, ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus,
     NewDelivery, RETRIES_MAX, RetryFilter,
 };
+pub(crate) use documents::Document;
 pub use documents::{
     Actions, AnomalyConfig, AnomalyEvent, AnomalyState, Applied, AppliedSet, ApplyOutcome, Auth, Condition, Detection,
     DocumentFaults, DocumentSet, Faults, NewAnomalyConfig, NewRule, NewWebhook, OWN_MEMBERS, Operator, Rule, Webhook,

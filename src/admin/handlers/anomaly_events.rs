@@ -10,7 +10,7 @@ use crate::admin::input::query::Params;
 use crate::admin::problem::store_problem;
 use crate::admin::state::Shared;
 use crate::http::Problem;
-use crate::store::{AnomalyEvent, Page};
+use crate::store::{AnomalyEvent, NewAnomalyConfig, Page};
 
 pub(in crate::admin) async fn list(
     State(shared): State<Arc<Shared>>,
@@ -20,7 +20,7 @@ pub(in crate::admin) async fn list(
     let config = match params.text("anomaly_config_id") {
         None => None,
         Some(key) => {
-            let found = store.anomaly_config(&key).await.map_err(store_problem)?.map(|config| config.id);
+            let found = store.find::<NewAnomalyConfig>(&key).await.map_err(store_problem)?.map(|config| config.id);
             Some(id_or(&key, "anomaly_config_id", found)?)
         }
     };

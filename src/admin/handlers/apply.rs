@@ -23,7 +23,8 @@ use crate::base::nearest::nearest;
 use crate::event::FieldError;
 use crate::http::Problem;
 use crate::store::{
-    Applied, AppliedSet, ApplyOutcome, DocumentSet, NewAnomalyConfig, NewRule, NewWebhook, SetFault, StoreErrorKind,
+    Applied, AppliedSet, ApplyOutcome, Document as _, DocumentSet, NewAnomalyConfig, NewRule, NewWebhook, SetFault,
+    StoreErrorKind,
 };
 
 /// The largest set, in bytes.
@@ -109,20 +110,20 @@ impl SetReader {
         };
         for (list, items) in lists {
             let items = match (list.as_str(), items) {
-                (NewWebhook::PATH | NewRule::PATH | NewAnomalyConfig::PATH, Value::Array(items)) => items,
-                (NewWebhook::PATH | NewRule::PATH | NewAnomalyConfig::PATH, Value::Null) => continue,
+                (NewWebhook::PLURAL | NewRule::PLURAL | NewAnomalyConfig::PLURAL, Value::Array(items)) => items,
+                (NewWebhook::PLURAL | NewRule::PLURAL | NewAnomalyConfig::PLURAL, Value::Null) => continue,
                 (known, _) => {
                     reader.errors.push(not_a_list(known));
                     continue;
                 }
             };
             match list.as_str() {
-                NewWebhook::PATH => {
+                NewWebhook::PLURAL => {
                     let names = items.iter().filter_map(|item| item["name"].as_str());
                     reader.webhooks = names.map(str::to_owned).collect();
                     (reader.set.webhooks, reader.places[0]) = reader.list(items, checks);
                 }
-                NewRule::PATH => (reader.set.rules, reader.places[1]) = reader.list(items, checks),
+                NewRule::PLURAL => (reader.set.rules, reader.places[1]) = reader.list(items, checks),
                 _ => (reader.set.anomalies, reader.places[2]) = reader.list(items, checks),
             }
         }
@@ -152,7 +153,7 @@ impl SetReader {
                     places.push(index);
                 }
             }
-            let prefix = format!("/{}/{index}", R::PATH);
+            let prefix = format!("/{}/{index}", R::PLURAL);
             self.errors.extend(errors.into_iter().map(|error| error.under(&prefix)));
         }
         (documents, places)
@@ -168,8 +169,8 @@ impl SetReader {
         };
         for fault in faults {
             let places = match fault.list {
-                NewWebhook::PATH => &self.places[0],
-                NewRule::PATH => &self.places[1],
+                NewWebhook::PLURAL => &self.places[0],
+                NewRule::PLURAL => &self.places[1],
                 _ => &self.places[2],
             };
             let Some(index) = places.get(fault.index).copied() else { continue };
@@ -190,8 +191,8 @@ impl SetReader {
     /// The webhooks that a document of the set refers to.
     fn webhooks_of(&self, fault: &SetFault) -> &[String] {
         let actions = match fault.list {
-            NewRule::PATH => self.set.rules.get(fault.index).map(|rule| &rule.actions),
-            NewAnomalyConfig::PATH => self.set.anomalies.get(fault.index).map(|config| &config.actions),
+            NewRule::PLURAL => self.set.rules.get(fault.index).map(|rule| &rule.actions),
+            NewAnomalyConfig::PLURAL => self.set.anomalies.get(fault.index).map(|config| &config.actions),
             _ => None,
         };
         actions.map_or(&[], |actions| actions.webhooks.as_slice())
@@ -199,7 +200,7 @@ impl SetReader {
 }
 
 fn not_a_list(name: &str) -> FieldError {
-    const LISTS: [&str; 3] = [NewWebhook::PATH, NewRule::PATH, NewAnomalyConfig::PATH];
+    const LISTS: [&str; 3] = [NewWebhook::PLURAL, NewRule::PLURAL, NewAnomalyConfig::PLURAL];
     let pointer = format!("/{}", escaped(name));
     if LISTS.contains(&name) {
         return FieldError::new(pointer, "must be an array");

@@ -17,7 +17,7 @@ use crate::admin::problem::{bad_query, invalid, not_found, store_problem};
 use crate::admin::state::Shared;
 use crate::event::FieldError;
 use crate::http::Problem;
-use crate::store::{Delivery, DeliveryFilter, DeliveryStatus, Page, RETRIES_MAX, RetryFilter};
+use crate::store::{Delivery, DeliveryFilter, DeliveryStatus, NewRule, NewWebhook, Page, RETRIES_MAX, RetryFilter};
 
 pub(in crate::admin) async fn list(
     State(shared): State<Arc<Shared>>,
@@ -26,11 +26,15 @@ pub(in crate::admin) async fn list(
     let store = &shared.state.store;
     let webhook_id = match params.text("webhook_id") {
         None => None,
-        Some(key) => Some(id_or(&key, "webhook_id", store.webhook(&key).await.map_err(store_problem)?.map(|w| w.id))?),
+        Some(key) => {
+            Some(id_or(&key, "webhook_id", store.find::<NewWebhook>(&key).await.map_err(store_problem)?.map(|w| w.id))?)
+        }
     };
     let rule_id = match params.text("rule_id") {
         None => None,
-        Some(key) => Some(id_or(&key, "rule_id", store.rule(&key).await.map_err(store_problem)?.map(|r| r.id))?),
+        Some(key) => {
+            Some(id_or(&key, "rule_id", store.find::<NewRule>(&key).await.map_err(store_problem)?.map(|r| r.id))?)
+        }
     };
     let filter =
         DeliveryFilter { status: params.word("status")?, webhook_id, rule_id, event_id: params.text("event_id") };
@@ -100,13 +104,15 @@ pub(in crate::admin) async fn retry_all(
     let webhook_id = match &request.webhook_id {
         None => None,
         Some(key) => {
-            let webhook = store.webhook(key).await.map_err(store_problem)?;
+            let webhook = store.find::<NewWebhook>(key).await.map_err(store_problem)?;
             found("/webhook_id", key, webhook.map(|webhook| webhook.id))
         }
     };
     let rule_id = match &request.rule_id {
         None => None,
-        Some(key) => found("/rule_id", key, store.rule(key).await.map_err(store_problem)?.map(|rule| rule.id)),
+        Some(key) => {
+            found("/rule_id", key, store.find::<NewRule>(key).await.map_err(store_problem)?.map(|rule| rule.id))
+        }
     };
     if !errors.is_empty() {
         return Err(invalid(errors));

@@ -19,7 +19,7 @@ use crate::admin::route::BASE;
 use crate::admin::state::Shared;
 use crate::base::backoff::{Backoff, random_unit};
 use crate::http::Problem;
-use crate::store::StoreErrorKind;
+use crate::store::{Audited as _, StoreErrorKind};
 
 /// Retries of a patch whose document another process changed in the meantime.
 const PATCH_RETRIES_MAX: u32 = 16;
@@ -31,7 +31,7 @@ pub(in crate::admin) async fn list<R: Resource>(
     State(shared): State<Arc<Shared>>,
     params: Params,
 ) -> Result<Response, Problem> {
-    let page = R::list(&shared.state.store, params.page()?).await.map_err(store_problem)?;
+    let page = shared.state.store.list::<R>(params.page()?).await.map_err(store_problem)?;
     Ok(Json(page).into_response())
 }
 
@@ -41,8 +41,8 @@ pub(in crate::admin) async fn create<R: Resource>(
     request: Request,
 ) -> Result<Response, Problem> {
     let new: R = read(read_json(request).await?, None, &shared).await?;
-    let stored = new.create(&store).await.map_err(store_problem)?;
-    let location = format!("{BASE}/{}/{}", R::PATH, R::id(&stored));
+    let stored = store.create(new).await.map_err(store_problem)?;
+    let location = format!("{BASE}/{}/{}", R::PLURAL, stored.id());
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(stored)).into_response())
 }
 
@@ -50,7 +50,7 @@ pub(in crate::admin) async fn show<R: Resource>(
     State(shared): State<Arc<Shared>>,
     PathKey(key): PathKey,
 ) -> Result<Response, Problem> {
-    let stored = R::find(&shared.state.store, &key).await.map_err(store_problem)?.ok_or_else(not_found)?;
+    let stored = shared.state.store.find::<R>(&key).await.map_err(store_problem)?.ok_or_else(not_found)?;
     Ok(Json(stored).into_response())
 }
 
@@ -65,12 +65,12 @@ pub(in crate::admin) async fn replace<R: Resource>(
     let id = match document.get("id") {
         None => None,
         Some(_) => {
-            let stored = R::find(&shared.state.store, &key).await.map_err(store_problem)?.ok_or_else(not_found)?;
-            Some(R::id(&stored).to_string())
+            let stored = shared.state.store.find::<R>(&key).await.map_err(store_problem)?.ok_or_else(not_found)?;
+            Some(stored.id().to_string())
         }
     };
     let new: R = read(document, id, &shared).await?;
-    Ok(Json(new.replace(&store, &key, None).await.map_err(store_problem)?).into_response())
+    Ok(Json(store.replace(&key, new, None).await.map_err(store_problem)?).into_response())
 }
 
 pub(in crate::admin) async fn patch<R: Resource>(
@@ -83,14 +83,14 @@ pub(in crate::admin) async fn patch<R: Resource>(
     let _patching = shared.patching.lock().await;
     let mut attempt = 0;
     loop {
-        let stored = R::find(&shared.state.store, &key).await.map_err(store_problem)?.ok_or_else(not_found)?;
-        let id = R::id(&stored).to_string();
+        let stored = shared.state.store.find::<R>(&key).await.map_err(store_problem)?.ok_or_else(not_found)?;
+        let id = stored.id().to_string();
         let mut document = serde_json::to_value(&stored)
             .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The stored document cannot be written."))?;
         merge(&mut document, patch.clone());
         let new: R = read(document, Some(id.clone()), &shared).await?;
         // By id, because the patch may change the name.
-        match new.replace(&store, &id, Some(R::updated_at(&stored))).await {
+        match store.replace(&id, new, Some(R::updated_at(&stored))).await {
             // Another process was first: its change stays, and this patch is applied on top of it.
             Err(error) if error.kind == StoreErrorKind::Changed && attempt < PATCH_RETRIES_MAX => {
                 attempt += 1;
@@ -107,7 +107,7 @@ pub(in crate::admin) async fn delete<R: Resource>(
     PathKey(key): PathKey,
 ) -> Result<StatusCode, Problem> {
     let _patching = shared.patching.lock().await;
-    match R::delete(&store, &key).await.map_err(store_problem)? {
+    match store.delete::<R>(&key).await.map_err(store_problem)? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(not_found()),
     }

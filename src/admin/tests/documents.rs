@@ -6,7 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::*;
-use crate::store::Auth;
+use crate::store::{Auth, NewWebhook};
 
 #[tokio::test]
 async fn a_document_is_created_read_replaced_patched_and_deleted() {
@@ -71,7 +71,7 @@ async fn a_document_is_created_read_replaced_patched_and_deleted() {
 async fn secrets_are_masked_and_the_mask_keeps_them() {
     let admin = Admin::new();
     let path = format!("{WEBHOOKS}/ops");
-    let stored = async || admin.store.webhook("ops").await.unwrap().unwrap().document.auth;
+    let stored = async || admin.store.find::<NewWebhook>("ops").await.unwrap().unwrap().document.auth;
     let secret = |secret: &str| Auth::Hmac { secret: secret.to_owned(), header: "X-Signature".to_owned() };
     let mut texts = vec![admin.post(WEBHOOKS, ops()).await.text];
     let shown = admin.get(&path).await;
@@ -118,7 +118,7 @@ async fn a_webhook_moved_to_another_host_needs_its_secrets_again() {
     assert!(moved.text.contains("must be given again"), "{}", moved.text);
     let same = admin.call(Method::PATCH, &path, json!({"url": "https://ops.example.com/other?token=***"})).await;
     assert_eq!(same.status, 200);
-    let stored = admin.store.webhook("ops").await.unwrap().unwrap().document;
+    let stored = admin.store.find::<NewWebhook>("ops").await.unwrap().unwrap().document;
     assert_eq!(stored.url, "https://ops.example.com/other?token=hunter2");
     let given =
         json!({"url": "https://new.example.com/", "headers": {"Authorization": "new"}, "auth_config": {"secret": "n"}});

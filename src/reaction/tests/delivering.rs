@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::receiver::Receiver;
 use super::{World, dispatcher_settings};
 use crate::reaction::{AllowedNetworks, DispatcherSettings, run_dispatcher};
-use crate::store::DeliveryStatus;
+use crate::store::{DeliveryStatus, NewWebhook};
 
 const BODY: &str = r#"{"event_id":"0190","total":12500}"#;
 
@@ -125,7 +125,7 @@ async fn a_410_disables_the_webhook() {
     let failed = world.finished(id).await;
     assert_eq!((failed.status, failed.attempts), (DeliveryStatus::Failed, 1));
     let deadline = Instant::now() + Duration::from_secs(5);
-    while world.store.webhook("ops").await.unwrap().unwrap().document.enabled {
+    while world.store.find::<NewWebhook>("ops").await.unwrap().unwrap().document.enabled {
         assert!(Instant::now() < deadline, "the webhook is still enabled");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -198,7 +198,7 @@ async fn webhook_changes_take_effect_immediately() {
     world.finished(id).await;
     let mut document = webhook.document.clone();
     document.url = after.url();
-    world.store.replace_webhook("ops", document, None).await.unwrap();
+    world.store.replace::<NewWebhook>("ops", document, None).await.unwrap();
     let id = world.add_delivery(webhook.id, BODY).await;
     world.finished(id).await;
     assert_eq!((before.all().len(), after.all().len()), (1, 1));

@@ -17,7 +17,7 @@ use super::{World, custom, dispatcher_settings, purchase};
 use crate::base::supervisor::Tasks;
 use crate::reaction::{DispatcherSettings, TlsFiles, check_tls_files};
 use crate::services::certificates::Authority;
-use crate::store::DeliveryStatus;
+use crate::store::{DeliveryStatus, NewAnomalyConfig, NewWebhook};
 
 const BODY: &str = r#"{"event_id":"0190"}"#;
 
@@ -206,7 +206,7 @@ async fn pending_deliveries_of_a_disabled_webhook_are_sent_when_it_is_enabled() 
     world.run().await;
     world.publish(vec![custom("shop", "gone")]).await;
     let deadline = Instant::now() + PATIENCE;
-    while world.store.webhook("ops").await.unwrap().unwrap().document.enabled {
+    while world.store.find::<NewWebhook>("ops").await.unwrap().unwrap().document.enabled {
         assert!(Instant::now() < deadline, "the webhook is still enabled");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -220,7 +220,7 @@ async fn pending_deliveries_of_a_disabled_webhook_are_sent_when_it_is_enabled() 
     assert_eq!(receiver.all().len(), 1);
     let mut document = webhook.document;
     document.enabled = true;
-    world.store.replace_webhook("ops", document, None).await.unwrap();
+    world.store.replace::<NewWebhook>("ops", document, None).await.unwrap();
     let received = receiver.wait_for(21).await;
     let name =
         |place: usize| received[place].json()["event"]["custom_event"]["event_name"].as_str().unwrap().to_owned();
@@ -249,7 +249,7 @@ async fn webhooks_can_receive_64_bit_integers_as_strings() {
     world.rule(json!({"name": "all", "event_category": "commerce", "actions": webhooks})).await;
     let config = json!({"path": "$.purchase_complete.total_cents", "max": 1});
     let anomaly = json!({"name": "huge", "detection_type": "threshold", "config": config, "actions": webhooks});
-    world.store.create_anomaly_config(serde_json::from_value(anomaly).unwrap()).await.unwrap();
+    world.store.create::<NewAnomalyConfig>(serde_json::from_value(anomaly).unwrap()).await.unwrap();
     world.run().await;
     let event = purchase("shop", CENTS);
     world.publish(vec![event.clone()]).await;

@@ -28,8 +28,8 @@ use crate::event::proto::{CustomEvent, EventEnvelope, PurchaseComplete, event_en
 use crate::event::{EventRef, subject};
 use crate::services::postgres::PostgresServer;
 use crate::store::{
-    Delivery, DeliveryStatus, Effects, NewDelivery, NewWebhook, PostgresSettings, SqliteSettings, SslMode, Store,
-    Webhook,
+    Delivery, DeliveryStatus, Effects, NewDelivery, NewRule, NewWebhook, PostgresSettings, SqliteSettings, SslMode,
+    Store, Webhook,
 };
 
 /// Everything that reactions run on, in a temporary directory.
@@ -132,13 +132,13 @@ impl World {
     async fn webhook_with(&self, document: Value) -> Webhook {
         let document: NewWebhook = serde_json::from_value(document).unwrap();
         assert_eq!(super::check_webhook(&document), []);
-        self.store.create_webhook(document).await.unwrap()
+        self.store.create::<NewWebhook>(document).await.unwrap()
     }
 
     async fn rule(&self, document: Value) -> Uuid {
         let rule = serde_json::from_value(document).unwrap();
         assert_eq!(super::check_rule(&rule), []);
-        self.store.create_rule(rule).await.unwrap().id
+        self.store.create::<NewRule>(rule).await.unwrap().id
     }
 
     async fn publish(&self, events: Vec<EventEnvelope>) {

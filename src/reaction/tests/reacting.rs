@@ -12,7 +12,7 @@ use crate::bus::{Batch, ConsumerSpec, DeadLetter};
 use crate::event::proto::{EventEnvelope, event_envelope::Payload};
 use crate::reaction::run_engine;
 use crate::services::postgres::PostgresServer;
-use crate::store::{DeliveryFilter, DeliveryStatus, PageRequest};
+use crate::store::{DeliveryFilter, DeliveryStatus, NewAnomalyConfig, NewRule, PageRequest};
 
 const FIRST_PAGE: PageRequest = PageRequest { limit: 1_000, cursor: None };
 
@@ -71,7 +71,7 @@ async fn every_detection_fires_once_and_cools_down() {
         }))
         .unwrap();
         assert_eq!(crate::reaction::check_anomaly_config(&config), []);
-        world.store.create_anomaly_config(config).await.unwrap();
+        world.store.create::<NewAnomalyConfig>(config).await.unwrap();
     }
     world.run().await;
     for _ in 0..4 {
@@ -114,11 +114,15 @@ async fn rule_changes_take_effect_immediately() {
         world.publish(vec![custom("shop", &probe)]).await;
         let requests = receiver.wait_for(2 * n + 1).await;
         assert_eq!(requests[2 * n].json()["rule_name"], name);
-        world.store.replace_rule(&name, serde_json::from_value(rule(&name, &other)).unwrap(), None).await.unwrap();
+        world
+            .store
+            .replace::<NewRule>(&name, serde_json::from_value(rule(&name, &other)).unwrap(), None)
+            .await
+            .unwrap();
         world.publish(vec![custom("shop", &probe), custom("shop", &other)]).await;
         let requests = receiver.wait_for(2 * n + 2).await;
         assert_eq!(requests[2 * n + 1].json()["event"]["custom_event"]["event_name"], other);
-        assert!(world.store.delete_rule(&name).await.unwrap());
+        assert!(world.store.delete::<NewRule>(&name).await.unwrap());
         world.publish(vec![custom("shop", &probe), custom("shop", &other)]).await;
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -165,7 +169,7 @@ async fn events_with_names_that_a_store_cannot_hold_are_dead_lettered() {
     let dead = dead_letters(&world, 3).await;
     assert!(dead.iter().all(|letter| letter.reason.contains("id")), "{dead:?}");
     // A name with a NUL byte finds nothing in the store.
-    assert!(world.store.rule("a\0").await.unwrap().is_none());
+    assert!(world.store.find::<NewRule>("a\0").await.unwrap().is_none());
     let filter = DeliveryFilter { event_id: Some("a\0b".to_owned()), ..DeliveryFilter::default() };
     assert!(world.store.deliveries(filter, FIRST_PAGE).await.unwrap().items.is_empty());
     assert!(world.store.anomaly_events(None, Some("\0"), None, FIRST_PAGE).await.unwrap().items.is_empty());
@@ -195,7 +199,7 @@ async fn repeated_crashes_neither_lose_nor_duplicate_effects() {
     world.rule(json!({"name": "all", "event_type": "tick", "actions": {"webhooks": ["ops"]}})).await;
     let config = json!({"name": "n", "event_type": "tick", "detection_type": "count", "cooldown_seconds": 3_600,
         "config": {"window_seconds": 3_600, "max_count": EVENTS - 1}});
-    world.store.create_anomaly_config(serde_json::from_value(config).unwrap()).await.unwrap();
+    world.store.create::<NewAnomalyConfig>(serde_json::from_value(config).unwrap()).await.unwrap();
     world.run_dispatcher(dispatcher_settings());
     for part in 0..20u64 {
         let kill = CancellationToken::new();
@@ -242,7 +246,7 @@ async fn the_number_of_threads_does_not_change_the_effects() {
         world.rule(json!({"name": "all", "event_type": "tick", "actions": {"webhooks": ["ops"]}})).await;
         let config = json!({"name": "n", "detection_type": "count", "cooldown_seconds": 0,
             "config": {"window_seconds": 3_600, "max_count": 2_500}});
-        world.store.create_anomaly_config(serde_json::from_value(config).unwrap()).await.unwrap();
+        world.store.create::<NewAnomalyConfig>(serde_json::from_value(config).unwrap()).await.unwrap();
         world.publish(events.clone()).await;
         let settings = EngineSettings { match_threads_max, ..EngineSettings::default() };
         world.run_engine_with(settings, world.tasks.stop().clone());
@@ -253,7 +257,7 @@ async fn the_number_of_threads_does_not_change_the_effects() {
         }
         let names: HashMap<_, _> = world
             .store
-            .rules(FIRST_PAGE)
+            .list::<NewRule>(FIRST_PAGE)
             .await
             .unwrap()
             .items
@@ -321,7 +325,7 @@ async fn failing_and_expensive_rules_are_reported_and_delay_nothing() {
         .await;
     world.rule(json!({"name": "good", "expression": "event.app_id == 'shop'", "actions": {"webhooks": ["ops"]}})).await;
     let anomaly = json!({"name": "anomaly", "detection_type": "threshold", "config": {"path": "$.*.*[?count($..[*,*,*]) == 0 || count($..[*,*,*]) == 1]", "max": 1e18}});
-    world.store.create_anomaly_config(serde_json::from_value(anomaly).unwrap()).await.unwrap();
+    world.store.create::<NewAnomalyConfig>(serde_json::from_value(anomaly).unwrap()).await.unwrap();
     let mut event = custom("shop", "tick");
     let Some(Payload::CustomEvent(payload)) = &mut event.payload else { panic!("a custom event") };
     payload.string_params = (0..200).map(|n| (format!("key {n}"), "x".repeat(100))).collect();
@@ -334,8 +338,8 @@ async fn failing_and_expensive_rules_are_reported_and_delay_nothing() {
     {
         loop {
             let faults = match name {
-                "anomaly" => world.store.anomaly_config(name).await.unwrap().unwrap().faults,
-                _ => world.store.rule(name).await.unwrap().unwrap().faults,
+                "anomaly" => world.store.find::<NewAnomalyConfig>(name).await.unwrap().unwrap().faults,
+                _ => world.store.find::<NewRule>(name).await.unwrap().unwrap().faults,
             };
             if faults.count == 1 {
                 assert_eq!(faults.last_error.as_deref(), Some(expected), "{name}");
@@ -346,7 +350,7 @@ async fn failing_and_expensive_rules_are_reported_and_delay_nothing() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-    assert_eq!(world.store.rule("good").await.unwrap().unwrap().faults.count, 0);
+    assert_eq!(world.store.find::<NewRule>("good").await.unwrap().unwrap().faults.count, 0);
 }
 
 /// Evaluation stops between two rules; unprocessed messages are redelivered.

@@ -34,7 +34,7 @@ use crate::base::supervisor::Tasks;
 use crate::bus::Bus;
 use crate::metrics::{self, LabelNames};
 use crate::reaction::error::ReactionError;
-use crate::store::{ClaimLimits, Delivery, DeliveryOutcome, Store, StoreError, Webhook};
+use crate::store::{ClaimLimits, Delivery, DeliveryOutcome, NewWebhook, Store, StoreError, Webhook};
 
 /// Poll delay for due deliveries that were not claimed because another process had their rows locked.
 const LOCKED_POLL_DELAY: Duration = Duration::from_millis(250);
@@ -369,7 +369,7 @@ impl Dispatcher {
                 state.load = LoadState::Loading;
                 let store = self.store.clone();
                 self.background.push(Box::pin(async move {
-                    Completion::Loaded { id, version, result: store.webhook(&id.to_string()).await }
+                    Completion::Loaded { id, version, result: store.find::<NewWebhook>(&id.to_string()).await }
                 }));
             }
             return;

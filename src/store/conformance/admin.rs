@@ -69,22 +69,22 @@ pub(in crate::store) async fn tokens_are_found_by_their_hash_until_they_are_revo
 
 pub(in crate::store) async fn changes_by_a_caller_are_recorded(store: Store) {
     let ops = store.on_behalf_of(caller("ops laptop"));
-    let hook = ops.create_webhook(webhook("hook")).await.unwrap();
-    ops.create_rule(rule("big", &["hook"])).await.unwrap();
+    let hook = ops.create(webhook("hook")).await.unwrap();
+    ops.create(rule("big", &["hook"])).await.unwrap();
     let moved = NewRule { priority: 7, ..rule("big", &["hook"]) };
-    ops.replace_rule("big", moved, None).await.unwrap();
-    ops.create_anomaly_config(anomaly("storm")).await.unwrap();
+    ops.replace::<NewRule>("big", moved, None).await.unwrap();
+    ops.create(anomaly("storm")).await.unwrap();
     // A refused change is not made and not recorded.
-    ops.create_rule(rule("big", &[])).await.unwrap_err();
-    ops.replace_rule("big", rule("big", &["nobody"]), None).await.unwrap_err();
-    ops.delete_webhook("hook").await.unwrap_err();
-    assert!(!ops.delete_rule("nobody").await.unwrap());
+    ops.create(rule("big", &[])).await.unwrap_err();
+    ops.replace("big", rule("big", &["nobody"]), None).await.unwrap_err();
+    ops.delete::<NewWebhook>("hook").await.unwrap_err();
+    assert!(!ops.delete::<NewRule>("nobody").await.unwrap());
     // Changes without a caller are not recorded.
-    store.create_rule(rule("quiet", &[])).await.unwrap();
+    store.create(rule("quiet", &[])).await.unwrap();
     store.disable_webhook(hook.id, "gone").await.unwrap();
-    ops.delete_rule("big").await.unwrap();
-    ops.delete_anomaly_config("storm").await.unwrap();
-    ops.delete_webhook("hook").await.unwrap();
+    ops.delete::<NewRule>("big").await.unwrap();
+    ops.delete::<NewAnomalyConfig>("storm").await.unwrap();
+    ops.delete::<NewWebhook>("hook").await.unwrap();
     let new: NewApiKey = serde_json::from_value(json!({"app_id": "shop", "name": "ios"})).unwrap();
     ops.create_key(new).await.unwrap();
     assert!(ops.revoke_key("ios").await.unwrap());
@@ -129,9 +129,9 @@ pub(in crate::store) async fn records_contain_no_secrets(store: Store) {
         )
         .unwrap()
     };
-    ops.create_webhook(signed("hunter2")).await.unwrap();
-    ops.replace_webhook("hook", signed("hunter2 again"), None).await.unwrap();
-    ops.replace_webhook("hook", NewWebhook { timeout_ms: 7, ..signed("hunter2 again") }, None).await.unwrap();
+    ops.create(signed("hunter2")).await.unwrap();
+    ops.replace("hook", signed("hunter2 again"), None).await.unwrap();
+    ops.replace::<NewWebhook>("hook", NewWebhook { timeout_ms: 7, ..signed("hunter2 again") }, None).await.unwrap();
     let (_, key) =
         ops.create_key(serde_json::from_value(json!({"app_id": "shop", "name": "ios"})).unwrap()).await.unwrap();
     let (_, token) = ops.create_admin_token(new_token("ci", AdminRole::Viewer, None)).await.unwrap();
@@ -167,8 +167,8 @@ pub(in crate::store) async fn a_set_is_recorded_document_by_document(store: Stor
 pub(in crate::store) async fn records_are_filtered_newest_first_and_deleted(store: Store) {
     let (ops, ci) = (store.on_behalf_of(caller("ops")), store.on_behalf_of(Caller { token_id: None, ..caller("ci") }));
     for index in 0..3 {
-        ops.create_rule(rule(&format!("r{index}"), &[])).await.unwrap();
-        ci.create_webhook(webhook(&format!("w{index}"))).await.unwrap();
+        ops.create(rule(&format!("r{index}"), &[])).await.unwrap();
+        ci.create(webhook(&format!("w{index}"))).await.unwrap();
     }
     let count = async |filter: AuditFilter| store.audit(filter, first_page(100)).await.unwrap().items.len();
     let actor = |actor: &str| AuditFilter { actor: Some(actor.to_owned()), ..AuditFilter::default() };

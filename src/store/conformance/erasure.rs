@@ -125,8 +125,8 @@ pub(in crate::store) async fn only_the_persons_data_is_erased(store: Store) {
 
 /// A delivery in flight is erased too, and its outcome then updates nothing.
 pub(in crate::store) async fn a_delivery_in_flight_is_erased(store: Store) {
-    let webhook =
-        store.create_webhook(serde_json::from_value(json!({"name": "ops", "url": "http://127.0.0.1:1/"})).unwrap());
+    let webhook = store
+        .create::<NewWebhook>(serde_json::from_value(json!({"name": "ops", "url": "http://127.0.0.1:1/"})).unwrap());
     let webhook = webhook.await.unwrap().id;
     let owed = |device: &str| NewDelivery { webhook_id: webhook, ..delivery(&of_rule("shop", device, "")) };
     let deliveries = vec![owed("phone"), owed("tablet")];

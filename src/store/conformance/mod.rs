@@ -135,7 +135,7 @@ pub(super) fn first_page(limit: usize) -> PageRequest {
 
 /// Creates a webhook and deliveries to it.
 async fn with_deliveries(store: &Store, name: &str, sequences: &[u64]) -> (Uuid, Vec<Uuid>) {
-    let webhook = store.create_webhook(webhook(name)).await.unwrap().id;
+    let webhook = store.create(webhook(name)).await.unwrap().id;
     let deliveries: Vec<_> = sequences.iter().map(|sequence| delivery(webhook, &sequence.to_string())).collect();
     let ids = deliveries.iter().map(|delivery| delivery.id).collect();
     store.record_effects(effects(sequences, deliveries)).await.unwrap();
@@ -143,82 +143,82 @@ async fn with_deliveries(store: &Store, name: &str, sequences: &[u64]) -> (Uuid,
 }
 
 pub(super) async fn documents_are_found_by_id_and_by_name(store: Store) {
-    let created = store.create_anomaly_config(anomaly("spike")).await.unwrap();
-    assert_eq!(store.anomaly_config("spike").await.unwrap().unwrap(), created);
-    assert_eq!(store.anomaly_config(&created.id.to_string()).await.unwrap().unwrap(), created);
-    assert_eq!(store.anomaly_config("other").await.unwrap(), None);
-    assert_eq!(store.anomaly_config(&Uuid::now_v7().to_string()).await.unwrap(), None);
+    let created = store.create(anomaly("spike")).await.unwrap();
+    assert_eq!(store.find::<NewAnomalyConfig>("spike").await.unwrap().unwrap(), created);
+    assert_eq!(store.find::<NewAnomalyConfig>(&created.id.to_string()).await.unwrap().unwrap(), created);
+    assert_eq!(store.find::<NewAnomalyConfig>("other").await.unwrap(), None);
+    assert_eq!(store.find::<NewAnomalyConfig>(&Uuid::now_v7().to_string()).await.unwrap(), None);
 
-    let renamed = store.replace_anomaly_config("spike", anomaly("burst"), None).await.unwrap();
+    let renamed = store.replace("spike", anomaly("burst"), None).await.unwrap();
     assert_eq!((renamed.id, renamed.created_at), (created.id, created.created_at));
-    assert_eq!(store.anomaly_config("spike").await.unwrap(), None);
-    let missing = store.replace_anomaly_config("spike", anomaly("x"), None).await.unwrap_err();
+    assert_eq!(store.find::<NewAnomalyConfig>("spike").await.unwrap(), None);
+    let missing = store.replace("spike", anomaly("x"), None).await.unwrap_err();
     assert_eq!(missing.kind, StoreErrorKind::NotFound);
-    assert!(store.delete_anomaly_config("burst").await.unwrap());
-    assert!(!store.delete_anomaly_config("burst").await.unwrap());
+    assert!(store.delete::<NewAnomalyConfig>("burst").await.unwrap());
+    assert!(!store.delete::<NewAnomalyConfig>("burst").await.unwrap());
 }
 
 pub(super) async fn a_name_is_taken_once_and_freed_by_deletion(store: Store) {
-    store.create_rule(rule("a", &[])).await.unwrap();
-    store.create_rule(rule("b", &[])).await.unwrap();
-    store.create_webhook(webhook("a")).await.unwrap();
-    assert_eq!(store.create_rule(rule("a", &[])).await.unwrap_err().kind, StoreErrorKind::NameTaken);
-    assert_eq!(store.replace_rule("b", rule("a", &[]), None).await.unwrap_err().kind, StoreErrorKind::NameTaken);
-    assert_eq!(store.create_webhook(webhook("a")).await.unwrap_err().kind, StoreErrorKind::NameTaken);
-    store.replace_rule("a", rule("a", &[]), None).await.unwrap();
-    assert!(store.delete_rule("a").await.unwrap());
-    store.create_rule(rule("a", &[])).await.unwrap();
+    store.create(rule("a", &[])).await.unwrap();
+    store.create(rule("b", &[])).await.unwrap();
+    store.create(webhook("a")).await.unwrap();
+    assert_eq!(store.create(rule("a", &[])).await.unwrap_err().kind, StoreErrorKind::NameTaken);
+    assert_eq!(store.replace("b", rule("a", &[]), None).await.unwrap_err().kind, StoreErrorKind::NameTaken);
+    assert_eq!(store.create(webhook("a")).await.unwrap_err().kind, StoreErrorKind::NameTaken);
+    store.replace("a", rule("a", &[]), None).await.unwrap();
+    assert!(store.delete::<NewRule>("a").await.unwrap());
+    store.create(rule("a", &[])).await.unwrap();
 }
 
 pub(super) async fn concurrent_changes_are_not_overwritten(store: Store) {
-    let read = store.create_rule(rule("a", &[])).await.unwrap().updated_at;
-    let written = store.replace_rule("a", rule("b", &[]), Some(read)).await.unwrap();
+    let read = store.create(rule("a", &[])).await.unwrap().updated_at;
+    let written = store.replace("a", rule("b", &[]), Some(read)).await.unwrap();
     assert!(written.updated_at > read, "even within a millisecond");
-    let stale = store.replace_rule("b", rule("c", &[]), Some(read)).await.unwrap_err();
+    let stale = store.replace("b", rule("c", &[]), Some(read)).await.unwrap_err();
     assert_eq!(stale.kind, StoreErrorKind::Changed);
-    assert_eq!(store.rule("b").await.unwrap().unwrap(), written);
-    store.replace_rule("b", rule("b", &[]), Some(written.updated_at)).await.unwrap();
+    assert_eq!(store.find::<NewRule>("b").await.unwrap().unwrap(), written);
+    store.replace("b", rule("b", &[]), Some(written.updated_at)).await.unwrap();
 
-    let read = store.create_webhook(webhook("ops")).await.unwrap();
+    let read = store.create(webhook("ops")).await.unwrap();
     store.disable_webhook(read.id, "answered 410").await.unwrap();
-    let stale = store.replace_webhook("ops", webhook("ops"), Some(read.updated_at)).await.unwrap_err();
+    let stale = store.replace("ops", webhook("ops"), Some(read.updated_at)).await.unwrap_err();
     assert_eq!(stale.kind, StoreErrorKind::Changed);
-    let disabled = store.webhook("ops").await.unwrap().unwrap();
+    let disabled = store.find::<NewWebhook>("ops").await.unwrap().unwrap();
     assert!(!disabled.document.enabled && disabled.updated_at > read.updated_at);
-    let enabled = store.replace_webhook("ops", webhook("ops"), Some(disabled.updated_at)).await.unwrap();
+    let enabled = store.replace("ops", webhook("ops"), Some(disabled.updated_at)).await.unwrap();
     assert!(enabled.document.enabled && enabled.updated_at > disabled.updated_at);
 
-    let read = store.create_anomaly_config(anomaly("spike")).await.unwrap().updated_at;
-    store.replace_anomaly_config("spike", anomaly("spike"), Some(read)).await.unwrap();
-    let stale = store.replace_anomaly_config("spike", anomaly("spike"), Some(read)).await.unwrap_err();
+    let read = store.create(anomaly("spike")).await.unwrap().updated_at;
+    store.replace("spike", anomaly("spike"), Some(read)).await.unwrap();
+    let stale = store.replace("spike", anomaly("spike"), Some(read)).await.unwrap_err();
     assert_eq!(stale.kind, StoreErrorKind::Changed);
 }
 
 pub(super) async fn concurrent_changes_all_apply(store: Store) {
-    store.create_rule(rule("counted", &[])).await.unwrap();
+    store.create(rule("counted", &[])).await.unwrap();
     let counting = (0..4).map(|_| async {
         let mut counted = 0;
         while counted < 10 {
-            let mut read = store.rule("counted").await.unwrap().unwrap();
+            let mut read = store.find::<NewRule>("counted").await.unwrap().unwrap();
             read.document.priority += 1;
-            match store.replace_rule("counted", read.document, Some(read.updated_at)).await {
+            match store.replace("counted", read.document, Some(read.updated_at)).await {
                 Ok(_) => counted += 1,
                 Err(error) => assert_eq!(error.kind, StoreErrorKind::Changed),
             }
         }
     });
     futures_util::future::join_all(counting).await;
-    assert_eq!(store.rule("counted").await.unwrap().unwrap().document.priority, 40);
+    assert_eq!(store.find::<NewRule>("counted").await.unwrap().unwrap().document.priority, 40);
 }
 
 pub(super) async fn lists_are_paginated(store: Store) {
     let mut expected = Vec::new();
     for n in 0..7 {
-        expected.push(store.create_rule(rule(&format!("rule {n}"), &[])).await.unwrap().id);
+        expected.push(store.create(rule(&format!("rule {n}"), &[])).await.unwrap().id);
     }
     let (mut seen, mut cursor, mut pages) = (Vec::new(), None, 0);
     loop {
-        let page = store.rules(PageRequest { limit: 3, cursor }).await.unwrap();
+        let page = store.list::<NewRule>(PageRequest { limit: 3, cursor }).await.unwrap();
         seen.extend(page.items.iter().map(|rule| rule.id));
         pages += 1;
         cursor = page.next;
@@ -227,15 +227,15 @@ pub(super) async fn lists_are_paginated(store: Store) {
         }
     }
     assert_eq!((seen, pages), (expected, 3));
-    assert_eq!(store.rules(first_page(7)).await.unwrap().next, None);
+    assert_eq!(store.list::<NewRule>(first_page(7)).await.unwrap().next, None);
 }
 
 pub(super) async fn faults_add_up_until_the_document_changes(store: Store) {
-    let stored = store.create_rule(rule("failing", &[])).await.unwrap();
+    let stored = store.create(rule("failing", &[])).await.unwrap();
     assert_eq!(stored.faults, Faults::default());
     let config =
         serde_json::from_value(json!({"name": "a", "detection_type": "rate", "config": {"max_per_minute": 1}}));
-    let anomaly = store.create_anomaly_config(config.unwrap()).await.unwrap();
+    let anomaly = store.create::<NewAnomalyConfig>(config.unwrap()).await.unwrap();
     let at = |ms| Some(Timestamp::from_millisecond(ms).unwrap());
     let fault = |id, as_of, count, ms, error: &str| DocumentFaults {
         id,
@@ -247,65 +247,65 @@ pub(super) async fn faults_add_up_until_the_document_changes(store: Store) {
     let second = fault(stored.id, stored.updated_at, 3, 2_000, "no such key");
     store.add_faults(vec![second.clone(), fault(Uuid::now_v7(), stored.updated_at, 1, 1, "unknown")]).await.unwrap();
     let expected = Faults { count: 5, last_at: at(2_000), last_error: Some("no such key".to_owned()) };
-    assert_eq!(store.rule("failing").await.unwrap().unwrap().faults, expected);
-    let page = store.rules(PageRequest { limit: 10, cursor: None }).await.unwrap();
+    assert_eq!(store.find::<NewRule>("failing").await.unwrap().unwrap().faults, expected);
+    let page = store.list::<NewRule>(PageRequest { limit: 10, cursor: None }).await.unwrap();
     assert_eq!(page.items[0].faults, expected);
-    assert_eq!(store.anomaly_config("a").await.unwrap().unwrap().faults.count, 1);
+    assert_eq!(store.find::<NewAnomalyConfig>("a").await.unwrap().unwrap().faults.count, 1);
 
     // A changed rule starts without faults; late reports about its old version are ignored.
-    let changed = store.replace_rule("failing", rule("failing", &[]), None).await.unwrap();
+    let changed = store.replace("failing", rule("failing", &[]), None).await.unwrap();
     store.add_faults(vec![second]).await.unwrap();
-    assert_eq!((changed.faults, store.rule("failing").await.unwrap().unwrap().faults), Default::default());
-    store.delete_rule("failing").await.unwrap();
+    assert_eq!((changed.faults, store.find::<NewRule>("failing").await.unwrap().unwrap().faults), Default::default());
+    store.delete::<NewRule>("failing").await.unwrap();
 }
 
 pub(super) async fn a_cursor_of_another_list_is_refused(store: Store) {
     for name in ["a", "b"] {
-        store.create_webhook(webhook(name)).await.unwrap();
+        store.create(webhook(name)).await.unwrap();
     }
-    let cursor = store.webhooks(first_page(1)).await.unwrap().next;
+    let cursor = store.list::<NewWebhook>(first_page(1)).await.unwrap().next;
     assert!(cursor.is_some());
     let foreign = PageRequest { limit: 1, cursor };
-    assert_eq!(store.rules(foreign.clone()).await.unwrap_err().kind, StoreErrorKind::InvalidCursor);
+    assert_eq!(store.list::<NewRule>(foreign.clone()).await.unwrap_err().kind, StoreErrorKind::InvalidCursor);
     let error = store.deliveries(DeliveryFilter::default(), foreign).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::InvalidCursor);
     for text in ["", "%", "zzzz"] {
         let page = PageRequest { limit: 1, cursor: Some(text.to_owned()) };
-        assert_eq!(store.webhooks(page).await.unwrap_err().kind, StoreErrorKind::InvalidCursor, "{text}");
+        assert_eq!(store.list::<NewWebhook>(page).await.unwrap_err().kind, StoreErrorKind::InvalidCursor, "{text}");
     }
 }
 
 pub(super) async fn a_rule_keeps_webhooks_as_ids_and_blocks_their_deletion(store: Store) {
-    let ops = store.create_webhook(webhook("ops")).await.unwrap().id.to_string();
-    let created = store.create_rule(rule("big", &["ops", &ops])).await.unwrap();
+    let ops = store.create(webhook("ops")).await.unwrap().id.to_string();
+    let created = store.create(rule("big", &["ops", &ops])).await.unwrap();
     assert_eq!(created.document.actions.webhooks, std::slice::from_ref(&ops));
-    assert_eq!(store.rule("big").await.unwrap().unwrap(), created);
+    assert_eq!(store.find::<NewRule>("big").await.unwrap().unwrap(), created);
 
-    let unknown = store.create_rule(rule("bad", &["ops", "nobody", "no one"])).await.unwrap_err();
+    let unknown = store.create(rule("bad", &["ops", "nobody", "no one"])).await.unwrap_err();
     assert_eq!(unknown.kind, StoreErrorKind::UnknownWebhooks { indexes: vec![1, 2] });
-    assert_eq!(store.rule("bad").await.unwrap(), None);
+    assert_eq!(store.find::<NewRule>("bad").await.unwrap(), None);
 
-    let in_use = store.delete_webhook("ops").await.unwrap_err();
+    let in_use = store.delete::<NewWebhook>("ops").await.unwrap_err();
     assert_eq!(in_use.kind, StoreErrorKind::InUse(vec!["rule big".to_owned()]));
-    store.replace_webhook("ops", webhook("renamed"), None).await.unwrap();
-    store.replace_rule("big", rule("big", &[]), None).await.unwrap();
-    assert!(store.delete_webhook("renamed").await.unwrap());
+    store.replace("ops", webhook("renamed"), None).await.unwrap();
+    store.replace("big", rule("big", &[]), None).await.unwrap();
+    assert!(store.delete::<NewWebhook>("renamed").await.unwrap());
 }
 
 pub(super) async fn masked_secrets_are_kept(store: Store) {
     let auth = |secret: &str| Auth::Hmac { secret: secret.to_owned(), header: "X".to_owned() };
     let with = |auth: Auth| NewWebhook { auth, ..webhook("ops") };
-    let masked = store.create_webhook(with(auth("***"))).await.unwrap_err();
+    let masked = store.create(with(auth("***"))).await.unwrap_err();
     assert_eq!(masked.kind, StoreErrorKind::NoSecretToKeep { pointers: vec!["/auth_config/secret".to_owned()] });
 
-    store.create_webhook(with(auth("s3cret"))).await.unwrap();
-    assert_eq!(store.webhook("ops").await.unwrap().unwrap().document.auth, auth("s3cret"));
-    store.replace_webhook("ops", with(auth("***")), None).await.unwrap();
-    assert_eq!(store.webhook("ops").await.unwrap().unwrap().document.auth, auth("s3cret"));
-    let other = store.replace_webhook("ops", with(Auth::Bearer { token: "***".to_owned() }), None).await.unwrap_err();
+    store.create(with(auth("s3cret"))).await.unwrap();
+    assert_eq!(store.find::<NewWebhook>("ops").await.unwrap().unwrap().document.auth, auth("s3cret"));
+    store.replace("ops", with(auth("***")), None).await.unwrap();
+    assert_eq!(store.find::<NewWebhook>("ops").await.unwrap().unwrap().document.auth, auth("s3cret"));
+    let other = store.replace("ops", with(Auth::Bearer { token: "***".to_owned() }), None).await.unwrap_err();
     assert_eq!(other.kind, StoreErrorKind::NoSecretToKeep { pointers: vec!["/auth_config/token".to_owned()] });
-    store.replace_webhook("ops", with(auth("new")), None).await.unwrap();
-    assert_eq!(store.webhooks(first_page(10)).await.unwrap().items[0].document.auth, auth("new"));
+    store.replace("ops", with(auth("new")), None).await.unwrap();
+    assert_eq!(store.list::<NewWebhook>(first_page(10)).await.unwrap().items[0].document.auth, auth("new"));
 }
 
 pub(super) async fn url_and_header_secrets_are_kept_and_stay_with_their_host(store: Store) {
@@ -314,21 +314,21 @@ pub(super) async fn url_and_header_secrets_are_kept_and_stay_with_their_host(sto
         "headers": {"Authorization": "Bearer hunter2", "X-Env": "prod"},
     }))
     .unwrap();
-    let created = store.create_webhook(document.clone()).await.unwrap();
+    let created = store.create::<NewWebhook>(document.clone()).await.unwrap();
     assert_eq!(created.document, document);
-    let stored = async || store.webhook("ops").await.unwrap().unwrap();
+    let stored = async || store.find::<NewWebhook>("ops").await.unwrap().unwrap();
     assert_eq!(stored().await, created);
-    assert_eq!(store.webhooks(first_page(10)).await.unwrap().items, [created]);
+    assert_eq!(store.list::<NewWebhook>(first_page(10)).await.unwrap().items, [created]);
     let masked = |change: fn(&mut serde_json::Value)| {
         let mut shown = serde_json::to_value(&document).unwrap();
         assert!(!shown.to_string().contains("hunter2"), "{shown}");
         change(&mut shown);
         serde_json::from_value::<NewWebhook>(shown).unwrap()
     };
-    store.replace_webhook("ops", masked(|_| {}), None).await.unwrap();
+    store.replace::<NewWebhook>("ops", masked(|_| {}), None).await.unwrap();
     assert_eq!(stored().await.document, document);
     let moved = masked(|shown| shown["url"] = json!("https://evil.example.com/hook"));
-    let refused = store.replace_webhook("ops", moved, None).await.unwrap_err();
+    let refused = store.replace::<NewWebhook>("ops", moved, None).await.unwrap_err();
     let pointers = vec!["/headers/Authorization".to_owned()];
     assert_eq!(refused.kind, StoreErrorKind::SecretOfAnotherHost { pointers });
     assert_eq!(stored().await.document, document);
@@ -337,12 +337,12 @@ pub(super) async fn url_and_header_secrets_are_kept_and_stay_with_their_host(sto
         shown["headers"] = json!({"X-Env": "***"});
     });
     // A shown value is not secret, but it was sent as a secret.
-    assert!(store.replace_webhook("ops", moved, None).await.is_err());
+    assert!(store.replace::<NewWebhook>("ops", moved, None).await.is_err());
     let plain = masked(|shown| {
         shown["url"] = json!("https://new.example.com/hook");
         shown["headers"] = json!({"X-Env": "prod"});
     });
-    store.replace_webhook("ops", plain.clone(), None).await.unwrap();
+    store.replace::<NewWebhook>("ops", plain.clone(), None).await.unwrap();
     assert_eq!(stored().await.document, plain);
 }
 
@@ -367,7 +367,7 @@ pub(super) async fn the_backlog_of_a_disabled_webhook_is_limited(store: Store) {
     assert_eq!(of_ops(DeliveryStatus::Pending).await, ids[2..], "the newest three wait");
     let lost = |deliveries| vec![AbandonedDeliveries { webhook: "ops".to_owned(), deliveries }];
     assert_eq!(store.abandoned_deliveries().await.unwrap(), lost(2));
-    assert_eq!(store.webhook("ops").await.unwrap().unwrap().deliveries_given_up, 2);
+    assert_eq!(store.find::<NewWebhook>("ops").await.unwrap().unwrap().deliveries_given_up, 2);
     assert_eq!(store.status().await.unwrap().deliveries_given_up, 2);
     let claimed = store.claim_due_deliveries(ClaimLimits::up_to(100, LEASE, &[])).await.unwrap();
     assert!(claimed.len() == 5 && claimed.iter().all(|delivery| delivery.webhook_id == other), "{claimed:?}");
@@ -375,11 +375,11 @@ pub(super) async fn the_backlog_of_a_disabled_webhook_is_limited(store: Store) {
     let bounds = |deliveries_max, age_max| BacklogLimits { deliveries_max, age_max };
     assert_eq!(store.trim_backlog(bounds(3, Duration::from_secs(3_600))).await.unwrap(), 0);
     assert_eq!(store.trim_backlog(bounds(2, Duration::from_secs(3_600))).await.unwrap(), 1);
-    store.replace_webhook("ops", webhook("ops"), None).await.unwrap();
+    store.replace("ops", webhook("ops"), None).await.unwrap();
     let claimed = store.claim_due_deliveries(ClaimLimits::up_to(1, LEASE, &[])).await.unwrap();
     assert_eq!(claimed[0].id, ids[3], "the oldest first");
     assert_eq!(
-        store.webhook("ops").await.unwrap().unwrap().deliveries_given_up,
+        store.find::<NewWebhook>("ops").await.unwrap().unwrap().deliveries_given_up,
         3,
         "counted until it is disabled again"
     );
@@ -387,8 +387,8 @@ pub(super) async fn the_backlog_of_a_disabled_webhook_is_limited(store: Store) {
 
     let mut disabled = webhook("ops");
     disabled.enabled = false;
-    store.replace_webhook("ops", disabled, None).await.unwrap();
-    assert_eq!(store.webhook("ops").await.unwrap().unwrap().deliveries_given_up, 0);
+    store.replace::<NewWebhook>("ops", disabled, None).await.unwrap();
+    assert_eq!(store.find::<NewWebhook>("ops").await.unwrap().unwrap().deliveries_given_up, 0);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(store.trim_backlog(bounds(100, Duration::from_millis(10))).await.unwrap(), 1);
     // The delivery in flight is not touched.
@@ -445,13 +445,13 @@ pub(super) async fn claimed_deliveries_can_be_released(store: Store) {
 }
 
 pub(super) async fn a_disabled_webhook_says_why_until_it_is_enabled(store: Store) {
-    let id = store.create_webhook(webhook("ops")).await.unwrap().id;
+    let id = store.create(webhook("ops")).await.unwrap().id;
     store.disable_webhook(id, "answered 410").await.unwrap();
-    let disabled = store.webhook("ops").await.unwrap().unwrap();
+    let disabled = store.find::<NewWebhook>("ops").await.unwrap().unwrap();
     assert_eq!((disabled.document.enabled, disabled.disabled_reason.as_deref()), (false, Some("answered 410")));
-    let still = store.replace_webhook("ops", disabled.document, None).await.unwrap();
+    let still = store.replace::<NewWebhook>("ops", disabled.document, None).await.unwrap();
     assert_eq!(still.disabled_reason.as_deref(), Some("answered 410"));
-    let enabled = store.replace_webhook("ops", webhook("ops"), None).await.unwrap();
+    let enabled = store.replace("ops", webhook("ops"), None).await.unwrap();
     assert_eq!((enabled.document.enabled, enabled.disabled_reason), (true, None));
 }
 
@@ -590,7 +590,7 @@ pub(super) async fn a_skipped_or_disabled_webhook_blocks_no_other(store: Store) 
     assert_eq!(claimed.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), ids);
     assert!(store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[dead])).await.unwrap().is_empty());
     assert_eq!(store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[])).await.unwrap().len(), 10);
-    store.replace_webhook("gone", webhook("gone"), None).await.unwrap();
+    store.replace("gone", webhook("gone"), None).await.unwrap();
     assert_eq!(store.claim_due_deliveries(ClaimLimits::up_to(100, LEASE, &[dead])).await.unwrap().len(), 50);
 }
 
@@ -645,7 +645,7 @@ pub(super) async fn failed_deliveries_of_a_period_are_retried_together(store: St
     let outcomes = ids.iter().zip(ended).map(|(id, status)| outcome(*id, status, None));
     store.finish_deliveries(outcomes.collect()).await.unwrap();
     store.finish_deliveries(vec![outcome(gone[0], DeliveryStatus::DeadLetter, None)]).await.unwrap();
-    assert!(store.delete_webhook("gone").await.unwrap());
+    assert!(store.delete::<NewWebhook>("gone").await.unwrap());
 
     let created = store.delivery(ids[0]).await.unwrap().unwrap().created_at.as_millisecond();
     let all = RetryFilter {
@@ -674,7 +674,7 @@ pub(super) async fn failed_deliveries_of_a_period_are_retried_together(store: St
 pub(super) async fn deleting_a_webhook_cancels_its_deliveries(store: Store) {
     let (webhook, ids) = with_deliveries(&store, "ops", &[1, 2]).await;
     store.claim_due_deliveries(ClaimLimits::up_to(1, LEASE, &[])).await.unwrap();
-    assert!(store.delete_webhook("ops").await.unwrap());
+    assert!(store.delete::<NewWebhook>("ops").await.unwrap());
     for id in &ids {
         assert_eq!(store.delivery(*id).await.unwrap().unwrap().status, DeliveryStatus::Cancelled);
     }
@@ -730,7 +730,7 @@ pub(super) async fn outbox_messages_stay_until_removed(store: Store) {
 }
 
 pub(super) async fn anomaly_states_are_replaced_and_deleted(store: Store) {
-    let config = store.create_anomaly_config(anomaly("spike")).await.unwrap().id;
+    let config = store.create(anomaly("spike")).await.unwrap().id;
     let state = |group: &str, count: u64, updated_at_ms: i64| AnomalyState {
         version: count,
         config_id: config,
@@ -761,7 +761,7 @@ pub(super) async fn anomaly_states_are_replaced_and_deleted(store: Store) {
 
     assert_eq!(store.delete_expired(150).await.unwrap(), 1);
     assert_eq!(store.anomaly_states(&[config]).await.unwrap(), [a]);
-    store.delete_anomaly_config("spike").await.unwrap();
+    store.delete::<NewAnomalyConfig>("spike").await.unwrap();
     assert!(store.anomaly_states(&[config]).await.unwrap().is_empty());
 }
 
@@ -794,7 +794,7 @@ pub(super) async fn anomaly_events_are_filtered_newest_first(store: Store) {
 pub(super) async fn changes_and_work_are_signalled(store: Store) {
     let (changes, mut work) = (store.changes(), store.work());
     // Once a rule's creation is confirmed, it applies to the next event.
-    store.create_rule(rule("a", &[])).await.unwrap();
+    store.create(rule("a", &[])).await.unwrap();
     assert!(changes.has_changed().unwrap());
     assert!(!work.has_changed().unwrap());
 
@@ -814,9 +814,9 @@ pub(super) async fn signalled(signal: &mut tokio::sync::watch::Receiver<u64>) {
 }
 
 pub(super) async fn a_closed_store_returns_closed(store: Store) {
-    store.create_rule(rule("a", &[])).await.unwrap();
+    store.create(rule("a", &[])).await.unwrap();
     store.close().await;
-    assert_eq!(store.create_rule(rule("b", &[])).await.unwrap_err().kind, StoreErrorKind::Closed);
-    assert_eq!(store.rule("a").await.unwrap_err().kind, StoreErrorKind::Closed);
+    assert_eq!(store.create(rule("b", &[])).await.unwrap_err().kind, StoreErrorKind::Closed);
+    assert_eq!(store.find::<NewRule>("a").await.unwrap_err().kind, StoreErrorKind::Closed);
     store.close().await;
 }

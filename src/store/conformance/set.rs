@@ -33,16 +33,16 @@ pub(in crate::store) async fn a_set_is_created_then_found_unchanged_then_updated
     let created = store.apply(set("s3cret"), false).await.unwrap();
     assert_eq!(outcomes(&created), [ApplyOutcome::Created; 3]);
     signalled(&mut changes).await;
-    let webhook = store.webhook("ops").await.unwrap().unwrap();
-    let rule = store.rule("big").await.unwrap().unwrap();
+    let webhook = store.find::<NewWebhook>("ops").await.unwrap().unwrap();
+    let rule = store.find::<NewRule>("big").await.unwrap().unwrap();
     assert_eq!(rule.document.actions.webhooks, [webhook.id.to_string()], "named webhooks of the set are found");
     assert_eq!(created.rules[0].after, rule);
 
     // Nothing is written: no timestamp changes.
     let again = store.apply(set("s3cret"), false).await.unwrap();
     assert_eq!(outcomes(&again), [ApplyOutcome::Unchanged; 3]);
-    assert_eq!(store.rule("big").await.unwrap().unwrap(), rule);
-    assert!(store.webhook("ops").await.unwrap().unwrap() == webhook);
+    assert_eq!(store.find::<NewRule>("big").await.unwrap().unwrap(), rule);
+    assert!(store.find::<NewWebhook>("ops").await.unwrap().unwrap() == webhook);
 
     // A secret is compared with the stored one; the mask keeps it.
     assert_eq!(outcomes(&store.apply(set("***"), false).await.unwrap()), [ApplyOutcome::Unchanged; 3]);
@@ -52,8 +52,8 @@ pub(in crate::store) async fn a_set_is_created_then_found_unchanged_then_updated
 }
 
 pub(in crate::store) async fn a_set_with_a_fault_stores_nothing_and_names_every_fault(store: Store) {
-    store.create_webhook(webhook("old")).await.unwrap();
-    let kept = store.create_rule(rule("kept", &["old"])).await.unwrap();
+    store.create(webhook("old")).await.unwrap();
+    let kept = store.create(rule("kept", &["old"])).await.unwrap();
     let mut wrong = set("s3cret");
     wrong.webhooks.push(signed("masked", "***"));
     wrong.rules.push(rule("kept", &[]));
@@ -66,10 +66,10 @@ pub(in crate::store) async fn a_set_with_a_fault_stores_nothing_and_names_every_
     ];
     assert_eq!(error.kind, StoreErrorKind::Set(expected));
     assert_eq!(counts(&store).await, [1, 1, 0]);
-    assert_eq!(store.rule("kept").await.unwrap().unwrap(), kept);
+    assert_eq!(store.find::<NewRule>("kept").await.unwrap().unwrap(), kept);
     // Documents that were rolled back block nothing.
     assert_eq!(outcomes(&store.apply(set("s3cret"), false).await.unwrap()), [ApplyOutcome::Created; 3]);
-    assert!(store.delete_webhook("old").await.is_err(), "it is still used by the rule that was kept");
+    assert!(store.delete::<NewWebhook>("old").await.is_err(), "it is still used by the rule that was kept");
 }
 
 pub(in crate::store) async fn a_rehearsal_reports_the_outcomes_and_stores_nothing(store: Store) {
@@ -78,15 +78,15 @@ pub(in crate::store) async fn a_rehearsal_reports_the_outcomes_and_stores_nothin
     assert_eq!(outcomes(&rehearsed), [ApplyOutcome::Created; 3]);
     assert_eq!(counts(&store).await, [0, 0, 0]);
     assert!(!changes.has_changed().unwrap());
-    assert!(store.rules(first_page(10)).await.unwrap().items.is_empty());
+    assert!(store.list::<NewRule>(first_page(10)).await.unwrap().items.is_empty());
 
     store.apply(set("s3cret"), false).await.unwrap();
-    let before = store.rule("big").await.unwrap().unwrap();
+    let before = store.find::<NewRule>("big").await.unwrap().unwrap();
     let mut other = set("s3cret");
     other.rules[0].priority = 7;
     let rehearsed = store.apply(other, true).await.unwrap();
     assert_eq!(outcomes(&rehearsed), [ApplyOutcome::Unchanged, ApplyOutcome::Updated, ApplyOutcome::Unchanged]);
     assert_eq!(rehearsed.rules[0].before.as_ref(), Some(&before));
     assert_eq!(rehearsed.rules[0].after.document.priority, 7);
-    assert_eq!(store.rule("big").await.unwrap().unwrap(), before);
+    assert_eq!(store.find::<NewRule>("big").await.unwrap().unwrap(), before);
 }

@@ -20,14 +20,14 @@ pub(in crate::store) struct SealedParts {
 
 impl NewWebhook {
     /// Whether any secret is the mask and so stands for the stored one.
-    pub(in crate::store) fn has_masked_secrets(&self) -> bool {
+    pub(in crate::store) fn has_masks(&self) -> bool {
         let auth = self.auth.clone().secrets_mut().iter().any(|(_, secret)| *secret == MASK);
         auth || self.headers.values().any(|value| value == MASK) || has_masked_parts(&self.url)
     }
 
     /// Replaces masks by the stored secrets. They stay with the host that they were given for: a URL to another host
     /// needs them again.
-    pub(in crate::store) fn restore_masked_secrets(&mut self, stored: Option<&Self>) -> Result<(), StoreError> {
+    pub(in crate::store) fn restore_masks(&mut self, stored: Option<&Self>) -> Result<(), StoreError> {
         let (mut kept, mut missing) = (Vec::new(), Vec::new());
         if has_masked_parts(&self.url) {
             match stored.and_then(|stored| restore_url(&self.url, &stored.url)) {
@@ -49,7 +49,7 @@ impl NewWebhook {
                 None => missing.push(pointer),
             }
         }
-        let (fields, without) = self.auth.restore_masked_secrets(stored.map(|stored| &stored.auth));
+        let (fields, without) = self.auth.restore_masks(stored.map(|stored| &stored.auth));
         let of_auth = |field: &&str| format!("/auth_config/{field}");
         kept.extend(fields.iter().map(of_auth));
         missing.extend(without.iter().map(of_auth));
@@ -102,7 +102,7 @@ impl NewWebhook {
 
 impl Auth {
     /// Replaces masks by the stored secrets; returns the fields that were replaced and those without a stored secret.
-    fn restore_masked_secrets(&mut self, stored: Option<&Self>) -> (Vec<&'static str>, Vec<&'static str>) {
+    fn restore_masks(&mut self, stored: Option<&Self>) -> (Vec<&'static str>, Vec<&'static str>) {
         let mut stored = stored.filter(|stored| stored.kind() == self.kind()).cloned().unwrap_or(Self::None);
         let old = stored.secrets_mut();
         let (mut kept, mut missing) = (Vec::new(), Vec::new());
@@ -149,8 +149,8 @@ mod tests {
             read
         };
         let mut same = masked(|_| {});
-        assert!(same.has_masked_secrets());
-        same.restore_masked_secrets(Some(&stored())).unwrap();
+        assert!(same.has_masks());
+        same.restore_masks(Some(&stored())).unwrap();
         assert_eq!(same, stored());
 
         let mut rotated = masked(|w| {
@@ -159,7 +159,7 @@ mod tests {
             w.headers.insert("x-api-key".into(), MASK.into());
             w.headers.remove("X-Api-Key");
         });
-        rotated.restore_masked_secrets(Some(&stored())).unwrap();
+        rotated.restore_masks(Some(&stored())).unwrap();
         assert_eq!(rotated.auth, Auth::Standard { secret: "new".into(), previous_secret: Some("old".into()) });
         assert_eq!(rotated.headers["x-api-key"], "k3y");
 
@@ -174,10 +174,10 @@ mod tests {
             (|w| w.url = "https://ops.example.com/hook?other=***".into(), "/url"),
         ] {
             let wrong = StoreErrorKind::NoSecretToKeep { pointers: vec![pointer.to_owned()] };
-            assert_eq!(kind(masked(change).restore_masked_secrets(Some(&stored()))), wrong);
+            assert_eq!(kind(masked(change).restore_masks(Some(&stored()))), wrong);
         }
         let all = ["/url", "/headers/X-Api-Key", "/auth_config/secret"].map(str::to_owned).to_vec();
-        assert_eq!(kind(masked(|_| {}).restore_masked_secrets(None)), StoreErrorKind::NoSecretToKeep { pointers: all });
+        assert_eq!(kind(masked(|_| {}).restore_masks(None)), StoreErrorKind::NoSecretToKeep { pointers: all });
     }
 
     #[test]
@@ -189,8 +189,8 @@ mod tests {
             assert_eq!(shown["auth_config"], serde_json::json!({"username": "***", "password": "***"}));
             shown["auth_config"] = auth_config;
             let mut read: NewWebhook = serde_json::from_value(shown).unwrap();
-            assert!(read.has_masked_secrets());
-            read.restore_masked_secrets(Some(&stored)).unwrap();
+            assert!(read.has_masks());
+            read.restore_masks(Some(&stored)).unwrap();
             read.auth
         };
         assert_eq!(read(serde_json::json!({"username": "***", "password": "***"})), key("k3y", ""));
@@ -207,10 +207,10 @@ mod tests {
             moved.url = url.to_owned();
             moved.auth = Auth::Standard { secret: MASK.into(), previous_secret: None };
             let of_another = StoreErrorKind::SecretOfAnotherHost { pointers: vec!["/auth_config/secret".to_owned()] };
-            assert_eq!(kind(moved.restore_masked_secrets(Some(&stored()))), of_another);
+            assert_eq!(kind(moved.restore_masks(Some(&stored()))), of_another);
             // A secret that is given again may go to the new host.
             moved.auth = Auth::Standard { secret: "again".into(), previous_secret: None };
-            moved.restore_masked_secrets(Some(&stored())).unwrap();
+            moved.restore_masks(Some(&stored())).unwrap();
         }
     }
 }

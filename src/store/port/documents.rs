@@ -1,56 +1,57 @@
-//! Webhooks, rules and anomaly configs. A `key` is an id or a name; `as_of` is described at [`Store::replace_webhook`].
+//! Documents: webhooks, rules and anomaly configs. A `key` is an id or a name.
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::store::{Inner, Store};
-use crate::store::documents::{
-    AnomalyConfig, AppliedSet, DocumentFaults, DocumentSet, NewAnomalyConfig, NewRule, NewWebhook, Rule, Webhook,
-};
+use crate::store::documents::{AppliedSet, Document, DocumentFaults, DocumentSet};
 use crate::store::error::StoreError;
 use crate::store::page::{Page, PageRequest};
 
 impl Store {
-    pub async fn create_webhook(&self, new: NewWebhook) -> Result<Webhook, StoreError> {
+    /// Errors: `NameTaken`, `NoSecretToKeep`, and `UnknownWebhooks` with the indexes into `actions.webhooks`, which are
+    /// stored as ids.
+    pub(crate) async fn create<D: Document>(&self, new: D) -> Result<D::Stored, StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.create_webhook(new).await,
-            Inner::Postgres(engine) => engine.create_webhook(new).await,
+            Inner::Sqlite(engine) => engine.create(new).await,
+            Inner::Postgres(engine) => engine.create(new).await,
         }
     }
 
-    pub async fn webhook(&self, key: &str) -> Result<Option<Webhook>, StoreError> {
+    pub(crate) async fn find<D: Document>(&self, key: &str) -> Result<Option<D::Stored>, StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.webhook(key).await,
-            Inner::Postgres(engine) => engine.webhook(key).await,
+            Inner::Sqlite(engine) => engine.find::<D>(key).await,
+            Inner::Postgres(engine) => engine.find::<D>(key).await,
         }
     }
 
-    pub async fn webhooks(&self, page: PageRequest) -> Result<Page<Webhook>, StoreError> {
+    pub(crate) async fn list<D: Document>(&self, page: PageRequest) -> Result<Page<D::Stored>, StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.webhooks(page).await,
-            Inner::Postgres(engine) => engine.webhooks(page).await,
+            Inner::Sqlite(engine) => engine.list::<D>(page).await,
+            Inner::Postgres(engine) => engine.list::<D>(page).await,
         }
     }
 
-    /// Errors: `NotFound`, `NameTaken`, and `Changed` if `as_of` is not the stored `updated_at`, which every change
-    /// increases: another writer changed it since it was read. A secret of `"***"` keeps the stored one.
-    pub async fn replace_webhook(
+    /// Errors: those of [`Self::create`], `NotFound`, and `Changed` if `as_of` is not the stored `updated_at`, which every
+    /// change increases: another writer changed it since it was read. A secret of `"***"` keeps the stored one.
+    pub(crate) async fn replace<D: Document>(
         &self,
         key: &str,
-        new: NewWebhook,
+        new: D,
         as_of: Option<Timestamp>,
-    ) -> Result<Webhook, StoreError> {
+    ) -> Result<D::Stored, StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.replace_webhook(key, new, as_of).await,
-            Inner::Postgres(engine) => engine.replace_webhook(key, new, as_of).await,
+            Inner::Sqlite(engine) => engine.replace(key, new, as_of).await,
+            Inner::Postgres(engine) => engine.replace(key, new, as_of).await,
         }
     }
 
-    /// False if there is none. `InUse` if a rule or an anomaly config uses it. Its open deliveries become `cancelled`.
-    pub async fn delete_webhook(&self, key: &str) -> Result<bool, StoreError> {
+    /// False if there is none. `InUse` if other documents call the webhook. Open deliveries of a webhook become
+    /// `cancelled`; the state of an anomaly config is deleted.
+    pub(crate) async fn delete<D: Document>(&self, key: &str) -> Result<bool, StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.delete_webhook(key).await,
-            Inner::Postgres(engine) => engine.delete_webhook(key).await,
+            Inner::Sqlite(engine) => engine.delete::<D>(key).await,
+            Inner::Postgres(engine) => engine.delete::<D>(key).await,
         }
     }
 
@@ -59,83 +60,6 @@ impl Store {
         match &self.0 {
             Inner::Sqlite(engine) => engine.disable_webhook(id, reason).await,
             Inner::Postgres(engine) => engine.disable_webhook(id, reason).await,
-        }
-    }
-
-    /// `UnknownWebhooks` has the indexes into `actions.webhooks`. Names are stored as ids.
-    pub async fn create_rule(&self, new: NewRule) -> Result<Rule, StoreError> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.create_document(new).await,
-            Inner::Postgres(engine) => engine.create_document(new).await,
-        }
-    }
-
-    pub async fn rule(&self, key: &str) -> Result<Option<Rule>, StoreError> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.document::<NewRule>(key).await,
-            Inner::Postgres(engine) => engine.document::<NewRule>(key).await,
-        }
-    }
-
-    pub async fn rules(&self, page: PageRequest) -> Result<Page<Rule>, StoreError> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.documents::<NewRule>(page).await,
-            Inner::Postgres(engine) => engine.documents::<NewRule>(page).await,
-        }
-    }
-
-    pub async fn replace_rule(&self, key: &str, new: NewRule, as_of: Option<Timestamp>) -> Result<Rule, StoreError> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.replace_document(key, new, as_of).await,
-            Inner::Postgres(engine) => engine.replace_document(key, new, as_of).await,
-        }
-    }
-
-    pub async fn delete_rule(&self, key: &str) -> Result<bool, StoreError> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.delete_document::<NewRule>(key).await,
-            Inner::Postgres(engine) => engine.delete_document::<NewRule>(key).await,
-        }
-    }
-
-    pub async fn create_anomaly_config(&self, new: NewAnomalyConfig) -> Result<AnomalyConfig, StoreError> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.create_document(new).await,
-            Inner::Postgres(engine) => engine.create_document(new).await,
-        }
-    }
-
-    pub async fn anomaly_config(&self, key: &str) -> Result<Option<AnomalyConfig>, StoreError> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.document::<NewAnomalyConfig>(key).await,
-            Inner::Postgres(engine) => engine.document::<NewAnomalyConfig>(key).await,
-        }
-    }
-
-    pub async fn anomaly_configs(&self, page: PageRequest) -> Result<Page<AnomalyConfig>, StoreError> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.documents::<NewAnomalyConfig>(page).await,
-            Inner::Postgres(engine) => engine.documents::<NewAnomalyConfig>(page).await,
-        }
-    }
-
-    pub async fn replace_anomaly_config(
-        &self,
-        key: &str,
-        new: NewAnomalyConfig,
-        as_of: Option<Timestamp>,
-    ) -> Result<AnomalyConfig, StoreError> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.replace_document(key, new, as_of).await,
-            Inner::Postgres(engine) => engine.replace_document(key, new, as_of).await,
-        }
-    }
-
-    /// Also deletes its state.
-    pub async fn delete_anomaly_config(&self, key: &str) -> Result<bool, StoreError> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.delete_document::<NewAnomalyConfig>(key).await,
-            Inner::Postgres(engine) => engine.delete_document::<NewAnomalyConfig>(key).await,
         }
     }
 

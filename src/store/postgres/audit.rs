@@ -142,9 +142,9 @@ fn record(row: &Row) -> Result<(i64, AuditRecord), StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use crate::store::Store;
     use crate::store::conformance::{caller, first_page, rule};
     use crate::store::postgres::tests::{cluster, settings};
+    use crate::store::{NewRule, Store};
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_change_that_cannot_be_audited_is_not_made() {
@@ -152,15 +152,18 @@ mod tests {
         let database = server.database();
         let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();
         let ops = store.on_behalf_of(caller("ops"));
-        ops.create_rule(rule("before", &[])).await.unwrap();
+        ops.create(rule("before", &[])).await.unwrap();
         server.sql(&database, "ALTER TABLE audit RENAME TO gone");
-        ops.create_rule(rule("big", &[])).await.unwrap_err();
-        ops.delete_rule("before").await.unwrap_err();
+        ops.create(rule("big", &[])).await.unwrap_err();
+        ops.delete::<NewRule>("before").await.unwrap_err();
         ops.create_key(serde_json::from_str(r#"{"app_id": "shop", "name": "ios"}"#).unwrap()).await.unwrap_err();
-        assert!(store.rule("big").await.unwrap().is_none() && store.rule("before").await.unwrap().is_some());
+        assert!(
+            store.find::<NewRule>("big").await.unwrap().is_none()
+                && store.find::<NewRule>("before").await.unwrap().is_some()
+        );
         assert!(store.keys(first_page(9)).await.unwrap().items.is_empty());
         server.sql(&database, "ALTER TABLE gone RENAME TO audit");
-        ops.create_rule(rule("big", &[])).await.unwrap();
+        ops.create(rule("big", &[])).await.unwrap();
         store.close().await;
     }
 }

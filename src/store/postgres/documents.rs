@@ -1,93 +1,95 @@
-//! Rules and anomaly configs: documents with a unique name that call webhooks.
+//! Documents: webhooks, rules and anomaly configs, which call webhooks.
 //!
-//! Invariant: `webhook_uses` holds exactly the webhooks that stored documents name, by id.
+//! Invariants: `webhook_uses` holds exactly the webhooks that stored documents name, by id; secrets are sealed in the
+//! database.
+
+use std::error::Error;
 
 use jiff::Timestamp;
-use tokio_postgres::Row;
+use tokio_postgres::types::private::BytesMut;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use uuid::Uuid;
 
 use super::client::Client;
-use super::engine::Ending::Commit;
+use super::engine::Ending::{Commit, Rollback};
 use super::engine::Engine;
-use super::error::{damaged, failed};
+use super::error::failed;
 use super::names::{find, name_taken, refuse_taken};
 use super::row::timestamp;
 use super::wake::Wake;
-use super::webhooks;
 use crate::store::audit::Change;
 use crate::store::cursor;
-use crate::store::documents::{Actions, Document, DocumentFaults, Faults};
+use crate::store::documents::{self, Cell, Document, DocumentFaults, Faults, NewWebhook, Row};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::page::{Page, PageRequest};
 
 impl Engine {
-    pub(in crate::store) async fn create_document<D: Document>(&self, new: D) -> Result<D::Stored, StoreError> {
-        let context = "create document";
-        self.transact(context, async |tx| {
-            let stored = create_in(&tx, new.clone()).await?;
+    pub(in crate::store) async fn create<D: Document>(&self, new: D) -> Result<D::Stored, StoreError> {
+        self.transact("create document", async |tx| {
+            let stored = self.create_on(&tx, new.clone()).await?;
             self.record_change(&tx, || Change::created(&stored)).await?;
             Ok(Commit(stored, Wake::Changes))
         })
         .await
     }
 
-    pub(in crate::store) async fn document<D: Document>(&self, key: &str) -> Result<Option<D::Stored>, StoreError> {
-        let context = "read document";
-        self.run(context, async |client| match find(&client, D::TABLE, key, "").await? {
-            Some(id) => get_in::<D>(&client, id).await,
+    pub(in crate::store) async fn find<D: Document>(&self, key: &str) -> Result<Option<D::Stored>, StoreError> {
+        self.run("read document", async |client| match find(&client, D::TABLE, key, "").await? {
+            Some(id) => self.get_on::<D>(&client, id).await,
             None => Ok(None),
         })
         .await
     }
 
-    pub(in crate::store) async fn documents<D: Document>(
-        &self,
-        page: PageRequest,
-    ) -> Result<Page<D::Stored>, StoreError> {
-        let context = "list documents";
+    pub(in crate::store) async fn list<D: Document>(&self, page: PageRequest) -> Result<Page<D::Stored>, StoreError> {
         let after = cursor::after::<[u8; 16]>(D::LIST, &page)?.map(Uuid::from_bytes);
-        self.run(context, async |client| {
-            let sql = format!("{} WHERE $1::uuid IS NULL OR d.id > $1 ORDER BY d.id LIMIT $2", select::<D>());
-            let rows = client.query(&sql, &[&after, &(page.limit as i64 + 1)]).await.map_err(failed(context))?;
-            let rows = rows.iter().map(stored::<D>).collect::<Result<Vec<_>, _>>()?;
-            Ok(cursor::page(D::LIST, &page, rows))
+        self.run("list documents", async |client| {
+            let rest = "WHERE $1::uuid IS NULL OR d.id > $1 ORDER BY d.id LIMIT $2";
+            let rows = rows::<D>(&client, rest, &[&after, &(page.limit as i64 + 1)]).await?;
+            let read = |row: Row| Ok((row.id.into_bytes(), self.read_row::<D>(&row)?));
+            let documents = rows.into_iter().map(read).collect::<Result<Vec<_>, StoreError>>()?;
+            Ok(cursor::page(D::LIST, &page, documents))
         })
         .await
     }
 
-    pub(in crate::store) async fn replace_document<D: Document>(
+    pub(in crate::store) async fn replace<D: Document>(
         &self,
         key: &str,
         new: D,
         as_of: Option<Timestamp>,
     ) -> Result<D::Stored, StoreError> {
-        let context = "replace document";
-        self.transact(context, async |tx| {
-            let before = match self.is_audited() {
-                true => locked::<D>(&tx, key).await?,
-                false => None,
+        self.transact("replace document", async |tx| {
+            let before = match find(&tx, D::TABLE, key, "FOR UPDATE").await? {
+                Some(id) => self.audited_before::<D>(&tx, id).await?,
+                None => None,
             };
-            let stored = replace_in(&tx, key, new.clone(), as_of).await?;
+            let stored = self.replace_on(&tx, key, new.clone(), as_of).await?;
             self.record_change(&tx, || Change::replaced(before.as_ref(), &stored)).await?;
-            Ok(Commit(stored, Wake::Changes))
+            Ok(Commit(stored, if D::HOLDS_DELIVERIES { Wake::Both } else { Wake::Changes }))
         })
         .await
     }
 
-    pub(in crate::store) async fn delete_document<D: Document>(&self, key: &str) -> Result<bool, StoreError> {
+    pub(in crate::store) async fn delete<D: Document>(&self, key: &str) -> Result<bool, StoreError> {
         let context = "delete document";
         self.transact(context, async |tx| {
-            let id = find(&tx, D::TABLE, key, "FOR UPDATE").await?;
-            if let Some(id) = id {
-                let before = if self.is_audited() { get_in::<D>(&tx, id).await? } else { None };
-                self.record_change(&tx, || Change::deleted(id, before.as_ref())).await?;
-                let sql = format!("DELETE FROM {} WHERE id = $1", D::TABLE);
-                tx.execute(&sql, &[&id]).await.map_err(failed(context))?;
-                use_webhooks(&tx, id, &[]).await?;
-                delete_faults(&tx, id).await?;
-                tx.execute("DELETE FROM anomaly_states WHERE config_id = $1", &[&id]).await.map_err(failed(context))?;
+            // Waits for transactions that are about to insert a delivery to a webhook or to use it.
+            let Some(id) = find(&tx, D::TABLE, key, "FOR UPDATE").await? else { return Ok(Rollback(false)) };
+            let callers = tx.query(&documents::select_callers(), &[&id]).await.map_err(failed(context))?;
+            if !callers.is_empty() {
+                let callers = callers.iter().map(|row| row.get(0)).collect();
+                return Err(StoreError::new(StoreErrorKind::InUse(callers), context));
             }
-            Ok(Commit(id.is_some(), if id.is_some() { Wake::Changes } else { Wake::None }))
+            let before = self.audited_before::<D>(&tx, id).await?;
+            self.record_change(&tx, || Change::deleted(id, before.as_ref())).await?;
+            let cancel = "UPDATE deliveries SET status = 'cancelled', due_at = NULL, finished_at = causality_now_ms(),
+                              last_error = 'webhook was deleted'
+                          WHERE webhook_id = $1 AND due_at IS NOT NULL";
+            for sql in [cancel.to_owned()].into_iter().chain(D::delete()) {
+                tx.execute(&sql, &[&id]).await.map_err(failed(context))?;
+            }
+            Ok(Commit(true, Wake::Changes))
         })
         .await
     }
@@ -99,28 +101,86 @@ impl Engine {
         faults.sort_by_key(|of| of.id);
         let faults = &faults;
         self.transact(context, async |tx| {
-            let sql = "INSERT INTO faults AS f (document_id, count, last_at, last_error)
-                       SELECT $1, $2, $3, $4 WHERE EXISTS (SELECT 1 FROM rules WHERE id = $1 AND updated_at = $5)
-                           OR EXISTS (SELECT 1 FROM anomaly_configs WHERE id = $1 AND updated_at = $5)
-                       ON CONFLICT (document_id) DO UPDATE SET count = f.count + excluded.count,
-                           last_at = excluded.last_at, last_error = excluded.last_error";
+            let sql = documents::add_faults();
             for DocumentFaults { id, as_of, faults } in faults {
                 let last_at = faults.last_at.map(Timestamp::as_millisecond);
                 let (count, as_of) = (faults.count as i64, as_of.as_millisecond());
-                tx.execute(sql, &[id, &count, &last_at, &faults.last_error, &as_of]).await.map_err(failed(context))?;
+                tx.execute(&sql, &[id, &count, &last_at, &faults.last_error, &as_of]).await.map_err(failed(context))?;
             }
             Ok(Commit((), Wake::None))
         })
         .await
     }
-}
 
-fn select<D: Document>() -> String {
-    format!(
-        "SELECT d.id, d.document, d.created_at, d.updated_at, f.count, f.last_at, f.last_error
-         FROM {} d LEFT JOIN faults f ON f.document_id = d.id",
-        D::TABLE
-    )
+    pub(super) async fn create_on<D: Document>(&self, client: &Client, mut new: D) -> Result<D::Stored, StoreError> {
+        refuse_taken(client, D::TABLE, new.name(), None).await?;
+        new.restore_masked_secrets(None)?;
+        let webhooks = resolve(client, &mut new).await?;
+        let row = Row::new(Uuid::now_v7(), new.name(), timestamp(now(client).await?)?);
+        let stored = new.stored(&row)?;
+        self.put::<D>(client, &row, &stored).await?;
+        use_webhooks(client, row.id, &webhooks).await?;
+        Ok(stored)
+    }
+
+    pub(super) async fn get_on<D: Document>(&self, client: &Client, id: Uuid) -> Result<Option<D::Stored>, StoreError> {
+        row::<D>(client, id).await?.map(|row| self.read_row::<D>(&row)).transpose()
+    }
+
+    pub(super) fn read_row<D: Document>(&self, row: &Row) -> Result<D::Stored, StoreError> {
+        D::read(row, self.0.sealer.as_ref())
+    }
+
+    /// The previous version for the audit record; `None` if changes are not recorded.
+    async fn audited_before<D: Document>(&self, client: &Client, id: Uuid) -> Result<Option<D::Stored>, StoreError> {
+        if !self.is_audited() {
+            return Ok(None);
+        }
+        readable(self.get_on::<D>(client, id).await)
+    }
+
+    pub(super) async fn replace_on<D: Document>(
+        &self,
+        client: &Client,
+        key: &str,
+        mut new: D,
+        as_of: Option<Timestamp>,
+    ) -> Result<D::Stored, StoreError> {
+        let context = "replace document";
+        let not_found = || StoreError::new(StoreErrorKind::NotFound, context);
+        let id = find(client, D::TABLE, key, "FOR UPDATE").await?.ok_or_else(not_found)?;
+        refuse_taken(client, D::TABLE, new.name(), Some(id)).await?;
+        let row = row::<D>(client, id).await?.ok_or_else(not_found)?;
+        // A document sealed with a lost key can still be overwritten as a whole.
+        if new.has_masked_secrets() {
+            new.restore_masked_secrets(Some(D::written(&self.read_row::<D>(&row)?)))?;
+        }
+        let webhooks = resolve(client, &mut new).await?;
+        if as_of.is_some_and(|as_of| as_of.as_millisecond() != row.updated_at.as_millisecond()) {
+            return Err(StoreError::new(StoreErrorKind::Changed, context));
+        }
+        let row = row.next(now(client).await?)?;
+        let stored = new.stored(&row)?;
+        self.put::<D>(client, &row, &stored).await?;
+        use_webhooks(client, id, &webhooks).await?;
+        delete_faults(client, id).await?;
+        Ok(stored)
+    }
+
+    /// Writes a new document, or a new version of one.
+    pub(super) async fn put<D: Document>(
+        &self,
+        client: &Client,
+        row: &Row,
+        stored: &D::Stored,
+    ) -> Result<(), StoreError> {
+        let name = D::written(stored).name();
+        let (created, updated) = (row.created_at.as_millisecond(), row.updated_at.as_millisecond());
+        let cells = D::cells(stored, self.0.sealer.as_ref())?;
+        let mut values: Vec<&(dyn ToSql + Sync)> = vec![&row.id, &name, &created, &updated];
+        values.extend(cells.iter().map(|cell| cell as &(dyn ToSql + Sync)));
+        client.execute(&D::upsert(), &values).await.map(drop).map_err(name_taken("write document"))
+    }
 }
 
 async fn delete_faults(client: &Client, document: Uuid) -> Result<(), StoreError> {
@@ -128,67 +188,92 @@ async fn delete_faults(client: &Client, document: Uuid) -> Result<(), StoreError
     client.execute(sql, &[&document]).await.map(|_| ()).map_err(failed("forget faults"))
 }
 
-pub(super) async fn create_in<D: Document>(client: &Client, mut new: D) -> Result<D::Stored, StoreError> {
-    let context = "create document";
-    refuse_taken(client, D::TABLE, new.name(), None).await?;
-    let webhooks = resolve(client, new.actions_mut()).await?;
-    let id = Uuid::now_v7();
-    let document = serde_json::to_string(&new).map_err(|error| damaged(context, error))?;
-    let sql = format!(
-        "INSERT INTO {} (id, name, document, created_at, updated_at)
-         SELECT $1, $2, $3, now, now FROM causality_now_ms() now RETURNING created_at",
-        D::TABLE
-    );
-    let row = client.query_one(&sql, &[&id, &new.name(), &document]).await.map_err(name_taken(context))?;
-    use_webhooks(client, id, &webhooks).await?;
-    let created = timestamp(row.get(0))?;
-    Ok(new.stored(id, Faults::default(), created, created))
-}
-
-pub(super) async fn get_in<D: Document>(client: &Client, id: Uuid) -> Result<Option<D::Stored>, StoreError> {
-    let sql = format!("{} WHERE d.id = $1", select::<D>());
-    let row = client.query_opt(&sql, &[&id]).await.map_err(failed("read document"))?;
-    Ok(row.map(|row| stored::<D>(&row)).transpose()?.map(|(_, stored)| stored))
-}
-
-/// Reads the document that is about to be replaced and locks it.
-async fn locked<D: Document>(client: &Client, key: &str) -> Result<Option<D::Stored>, StoreError> {
-    match find(client, D::TABLE, key, "FOR UPDATE").await? {
-        Some(id) => get_in::<D>(client, id).await,
-        None => Ok(None),
+/// A document sealed with a lost key can still be overwritten and deleted.
+pub(super) fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Err(error) if matches!(error.kind, StoreErrorKind::Corrupt | StoreErrorKind::Refused) => Ok(None),
+        read => read,
     }
 }
 
-pub(super) async fn replace_in<D: Document>(
+async fn row<D: Document>(client: &Client, id: Uuid) -> Result<Option<Row>, StoreError> {
+    Ok(rows::<D>(client, "WHERE d.id = $1", &[&id]).await?.pop())
+}
+
+/// Reads the rows that the rest of the statement selects.
+pub(super) async fn rows<D: Document>(
     client: &Client,
-    key: &str,
-    mut new: D,
-    as_of: Option<Timestamp>,
-) -> Result<D::Stored, StoreError> {
-    let context = "replace document";
-    let id = find(client, D::TABLE, key, "FOR UPDATE").await?;
-    let id = id.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))?;
-    refuse_taken(client, D::TABLE, new.name(), Some(id)).await?;
-    let webhooks = resolve(client, new.actions_mut()).await?;
-    let document = serde_json::to_string(&new).map_err(|error| damaged(context, error))?;
-    let sql = format!(
-        "UPDATE {} SET name = $2, document = $3, updated_at = greatest(causality_now_ms(), updated_at + 1)
-         WHERE id = $1 AND updated_at = coalesce($4, updated_at) RETURNING created_at, updated_at",
-        D::TABLE
-    );
-    let as_of = as_of.map(Timestamp::as_millisecond);
-    let row = client.query_opt(&sql, &[&id, &new.name(), &document, &as_of]).await.map_err(name_taken(context))?;
-    let row = row.ok_or_else(|| StoreError::new(StoreErrorKind::Changed, context))?;
-    use_webhooks(client, id, &webhooks).await?;
-    delete_faults(client, id).await?;
-    Ok(new.stored(id, Faults::default(), timestamp(row.get(0))?, timestamp(row.get(1))?))
+    rest: &str,
+    values: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, StoreError> {
+    let read = |row: &tokio_postgres::Row| {
+        let faults = Faults {
+            count: row.get::<_, Option<i64>>(4).unwrap_or(0) as u64,
+            last_at: row.get::<_, Option<i64>>(5).map(timestamp).transpose()?,
+            last_error: row.get(6),
+        };
+        let (created_at, updated_at) = (timestamp(row.get(2))?, timestamp(row.get(3))?);
+        let cells = (7..7 + D::COLUMNS.len()).map(|place| row.get(place)).collect();
+        Ok(Row { id: row.get(0), name: row.get(1), created_at, updated_at, faults, columns: D::COLUMNS, cells })
+    };
+    let rows = client.query(&format!("{} {rest}", D::select()), values).await.map_err(failed("read document"))?;
+    rows.iter().map(read).collect()
+}
+
+async fn now(client: &Client) -> Result<i64, StoreError> {
+    let row = client.query_one("SELECT causality_now_ms()", &[]).await.map_err(failed("read clock"))?;
+    Ok(row.get(0))
+}
+
+type Conversion<T> = Result<T, Box<dyn Error + Sync + Send>>;
+
+fn is_cell(column: &Type) -> bool {
+    [Type::BOOL, Type::INT8, Type::TEXT, Type::BYTEA].contains(column)
+}
+
+impl ToSql for Cell {
+    fn to_sql(&self, column: &Type, out: &mut BytesMut) -> Conversion<IsNull> {
+        match self {
+            Self::Null => Ok(IsNull::Yes),
+            Self::Bool(bool) => bool.to_sql(column, out),
+            Self::Integer(integer) => integer.to_sql(column, out),
+            Self::Text(text) => text.to_sql(column, out),
+            Self::Bytes(bytes) => bytes.to_sql(column, out),
+        }
+    }
+
+    fn accepts(column: &Type) -> bool {
+        is_cell(column)
+    }
+
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Cell {
+    fn from_sql(column: &Type, raw: &'a [u8]) -> Conversion<Self> {
+        match *column {
+            Type::BOOL => bool::from_sql(column, raw).map(Self::Bool),
+            Type::INT8 => i64::from_sql(column, raw).map(Self::Integer),
+            Type::TEXT => String::from_sql(column, raw).map(Self::Text),
+            _ => Vec::from_sql(column, raw).map(Self::Bytes),
+        }
+    }
+
+    fn from_sql_null(_: &Type) -> Conversion<Self> {
+        Ok(Self::Null)
+    }
+
+    fn accepts(column: &Type) -> bool {
+        is_cell(column)
+    }
 }
 
 /// Replaces names by ids in place and removes duplicates. The webhooks are locked until the commit.
-async fn resolve(client: &Client, actions: &mut Actions) -> Result<Vec<Uuid>, StoreError> {
+async fn resolve<D: Document>(client: &Client, new: &mut D) -> Result<Vec<Uuid>, StoreError> {
+    let Some(actions) = new.actions_mut() else { return Ok(Vec::new()) };
     let (mut ids, mut unknown) = (Vec::with_capacity(actions.webhooks.len()), Vec::new());
     for (index, key) in actions.webhooks.iter().enumerate() {
-        match find(client, webhooks::TABLE, key, "FOR KEY SHARE").await? {
+        match find(client, NewWebhook::TABLE, key, "FOR KEY SHARE").await? {
             None => unknown.push(index),
             Some(id) if ids.contains(&id) => {}
             Some(id) => ids.push(id),
@@ -209,15 +294,4 @@ async fn use_webhooks(client: &Client, user: Uuid, webhooks: &[Uuid]) -> Result<
         client.execute(sql, &[&webhooks, &user]).await.map_err(failed(context))?;
     }
     Ok(())
-}
-
-fn stored<D: Document>(row: &Row) -> Result<([u8; 16], D::Stored), StoreError> {
-    let id: Uuid = row.get(0);
-    let document: D = serde_json::from_str(row.get(1)).map_err(|error| damaged("read document", error))?;
-    let faults = Faults {
-        count: row.get::<_, Option<i64>>(4).unwrap_or(0) as u64,
-        last_at: row.get::<_, Option<i64>>(5).map(timestamp).transpose()?,
-        last_error: row.get(6),
-    };
-    Ok((id.into_bytes(), document.stored(id, faults, timestamp(row.get(2))?, timestamp(row.get(3))?)))
 }

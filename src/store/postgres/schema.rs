@@ -138,9 +138,9 @@ fn failed(context: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Store;
     use crate::store::conformance::{EARLIER, earlier_records_are_respected};
     use crate::store::postgres::tests::{cluster, settings};
+    use crate::store::{NewRule, NewWebhook, Store};
 
     /// This binary's migrations and one more.
     fn with_another(name: &'static str, sql: &'static str) -> Migrations {
@@ -154,7 +154,7 @@ mod tests {
         let database = server.database();
         let settings = settings(&server, &database);
         let store = Store::connect_postgres(settings.clone()).await.unwrap();
-        store.create_rule(serde_json::from_str(r#"{"name": "kept"}"#).unwrap()).await.unwrap();
+        store.create::<NewRule>(serde_json::from_str(r#"{"name": "kept"}"#).unwrap()).await.unwrap();
         store.close().await;
         let connector = Connector::of(&settings).unwrap();
         let newer = with_another("next", "ALTER TABLE rules ADD COLUMN next integer NOT NULL DEFAULT 7");
@@ -193,11 +193,11 @@ mod tests {
         // Without a key they stay in clear text and usable.
         let keyless = PostgresSettings { secrets_key: None, ..migrating.clone() };
         let store = Store::connect_postgres(keyless.clone()).await.unwrap();
-        let webhook = store.webhook("ops").await.unwrap().unwrap();
+        let webhook = store.find::<NewWebhook>("ops").await.unwrap().unwrap();
         assert_eq!(webhook.document.headers["X-Api-Key"], "hunter2");
         store.close().await;
         let store = Store::connect_postgres(migrating).await.unwrap();
-        assert_eq!(store.webhook("ops").await.unwrap().unwrap(), webhook);
+        assert_eq!(store.find::<NewWebhook>("ops").await.unwrap().unwrap(), webhook);
         store.close().await;
         let kept = server.sql(&database, "SELECT url || headers FROM webhooks");
         assert_eq!(kept, r#"https://ops.example.com/?token=***{"X-Api-Key":"***"}"#);
@@ -205,7 +205,7 @@ mod tests {
         let in_clear = "UPDATE webhooks SET url = 'https://ops.example.com/bot7:hunter2hunter2hunter2?token=***'";
         server.sql(&database, in_clear);
         let store = Store::connect_postgres(settings.clone()).await.unwrap();
-        assert_eq!(store.webhook("ops").await.unwrap().unwrap(), webhook);
+        assert_eq!(store.find::<NewWebhook>("ops").await.unwrap().unwrap(), webhook);
         store.close().await;
         assert_eq!(server.sql(&database, "SELECT url FROM webhooks"), "https://ops.example.com/?token=***");
         for other in [keyless, PostgresSettings { secrets_key: Some("f0".repeat(32).into()), ..settings.clone() }] {

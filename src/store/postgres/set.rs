@@ -5,11 +5,12 @@ use super::engine::Ending::{Commit, Rollback};
 use super::engine::Engine;
 use super::error::failed;
 use super::wake::Wake;
-use super::{documents, names, webhooks};
+use super::{documents, names};
 use crate::store::documents::{
-    Applied, AppliedSet, ApplyOutcome, Document, DocumentSet, NewWebhook, SetResults, Webhook, changes_of,
+    Applied, AppliedSet, ApplyOutcome, Document, DocumentSet, NewAnomalyConfig, NewRule, NewWebhook, SetResults,
+    changes_of,
 };
-use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::error::StoreError;
 
 const CONTEXT: &str = "apply documents";
 
@@ -32,31 +33,32 @@ impl Engine {
     }
 
     async fn apply_all(&self, client: &Client, set: &DocumentSet) -> Result<SetResults, StoreError> {
-        let mut collected = SetResults::default();
-        for (index, new) in set.webhooks.iter().enumerate() {
-            let applied = in_savepoint(client, self.apply_webhook(client, new.clone())).await;
-            collected.webhook(index, applied)?;
-        }
-        for (index, new) in set.rules.iter().enumerate() {
-            collected.rule(index, in_savepoint(client, apply_document(client, new.clone())).await)?;
-        }
-        for (index, new) in set.anomalies.iter().enumerate() {
-            collected.anomaly(index, in_savepoint(client, apply_document(client, new.clone())).await)?;
-        }
-        Ok(collected)
+        let (mut set, mut results) = (set.clone(), SetResults::default());
+        self.apply_list::<NewWebhook>(client, &mut set, &mut results).await?;
+        self.apply_list::<NewRule>(client, &mut set, &mut results).await?;
+        self.apply_list::<NewAnomalyConfig>(client, &mut set, &mut results).await?;
+        Ok(results)
     }
 
-    async fn apply_webhook(&self, client: &Client, new: NewWebhook) -> Result<Applied<Webhook>, StoreError> {
-        let name = new.name.clone();
-        let Some(id) = names::find(client, webhooks::TABLE, &name, "FOR UPDATE").await? else {
-            return Ok(Applied::created(self.create_webhook_in(client, new).await?));
+    async fn apply_list<D: Document>(
+        &self,
+        client: &Client,
+        set: &mut DocumentSet,
+        results: &mut SetResults,
+    ) -> Result<(), StoreError> {
+        for (index, new) in std::mem::take(D::in_set(set)).into_iter().enumerate() {
+            results.record::<D>(index, in_savepoint(client, self.apply_document(client, new)).await)?;
+        }
+        Ok(())
+    }
+
+    async fn apply_document<D: Document>(&self, client: &Client, new: D) -> Result<Applied<D::Stored>, StoreError> {
+        let name = new.name().to_owned();
+        let Some(id) = names::find(client, D::TABLE, &name, "FOR UPDATE").await? else {
+            return Ok(D::applied(None, self.create_on(client, new).await?, ApplyOutcome::Created));
         };
-        let before = match self.webhook_in(client, id).await {
-            // Secrets sealed with a lost key can still be overwritten.
-            Err(error) if error.kind == StoreErrorKind::Corrupt => None,
-            before => before?,
-        };
-        Ok(Applied::replaced(before, self.replace_webhook_in(client, &name, new, None).await?))
+        let before = documents::readable(self.get_on::<D>(client, id).await)?;
+        Ok(D::applied(before, self.replace_on(client, &name, new, None).await?, ApplyOutcome::Updated))
     }
 }
 
@@ -75,13 +77,4 @@ async fn in_savepoint<T>(
     }
     savepoint("RELEASE one_document").await?;
     applied
-}
-
-async fn apply_document<D: Document>(client: &Client, new: D) -> Result<Applied<D::Stored>, StoreError> {
-    let name = new.name().to_owned();
-    let Some(id) = names::find(client, D::TABLE, &name, "FOR UPDATE").await? else {
-        return Ok(Applied::created(documents::create_in(client, new).await?));
-    };
-    let before = documents::get_in::<D>(client, id).await?;
-    Ok(Applied::replaced(before, documents::replace_in(client, &name, new, None).await?))
 }

@@ -112,11 +112,11 @@ async fn a_slow_statement_is_cancelled_and_the_store_keeps_working() {
     let store = Store::connect_postgres(quick).await.unwrap();
     let holder = hold_rules(&server, &database);
     let started = Instant::now();
-    let error = store.create_rule(rule("a")).await.unwrap_err();
+    let error = store.create(rule("a")).await.unwrap_err();
     let took = started.elapsed();
     assert!(error.kind == StoreErrorKind::Unavailable && took >= limit && took < HELD / 2, "{error} after {took:?}");
     holder.join().unwrap();
-    store.create_rule(rule("a")).await.unwrap();
+    store.create(rule("a")).await.unwrap();
     store.close().await;
 }
 
@@ -128,7 +128,7 @@ async fn connections_are_limited_and_waiting_times_out() {
     let few = PostgresSettings { connections_max: 2, connect_timeout: wait, ..settings(&server, &database) };
     let store = Store::connect_postgres(few).await.unwrap();
     let holder = hold_rules(&server, &database);
-    let busy = [store.create_rule(rule("a")), store.create_rule(rule("b"))];
+    let busy = [store.create(rule("a")), store.create(rule("b"))];
     let third = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let started = Instant::now();
@@ -238,7 +238,7 @@ async fn idle_connections_are_closed_by_count_and_age() {
     let began = Instant::now();
     let mut round = 0;
     let first = loop {
-        join_all((0..8).map(|n| store.create_rule(rule(&format!("{round}-{n}"))))).await;
+        join_all((0..8).map(|n| store.create(rule(&format!("{round}-{n}"))))).await;
         let open = pooled();
         if open.len() > 2 {
             break open;
@@ -273,7 +273,7 @@ async fn notifications_resume_after_the_server_was_killed() {
     };
     for round in 0..2 {
         changes.mark_unchanged();
-        writer.create_rule(rule(&format!("before {round}"))).await.unwrap();
+        writer.create(rule(&format!("before {round}"))).await.unwrap();
         notified(&mut changes).await;
         server.kill9();
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -281,7 +281,7 @@ async fn notifications_resume_after_the_server_was_killed() {
         // Something may have been missed in the meantime.
         notified(&mut changes).await;
         let back = Instant::now();
-        while let Err(error) = writer.create_rule(rule(&format!("after {round}"))).await {
+        while let Err(error) = writer.create(rule(&format!("after {round}"))).await {
             assert!(error.kind == StoreErrorKind::Unavailable && back.elapsed() < Duration::from_secs(20), "{error}");
         }
         notified(&mut changes).await;
@@ -296,7 +296,7 @@ async fn concurrent_dispatchers_share_the_deliveries() {
     let database = server.database();
     let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();
     let webhook = serde_json::from_value(json!({"name": "ops", "url": "http://127.0.0.1:1/"})).unwrap();
-    let webhook = store.create_webhook(webhook).await.unwrap().id;
+    let webhook = store.create::<NewWebhook>(webhook).await.unwrap().id;
     let delivery = |n: usize| NewDelivery {
         id: Uuid::now_v7(),
         webhook_id: webhook,
@@ -397,17 +397,17 @@ async fn a_stalled_server_is_detected_by_its_silence() {
     let patient =
         PostgresSettings { connect_timeout: connect, statement_timeout: connect, ..settings(&server, &database) };
     let store = Store::connect_postgres(patient).await.unwrap();
-    store.create_rule(rule("a")).await.unwrap();
+    store.create(rule("a")).await.unwrap();
     server.signal("STOP");
     for _ in 0..3 {
         let started = Instant::now();
-        let error = store.rule("a").await.unwrap_err();
+        let error = store.find::<NewRule>("a").await.unwrap_err();
         let took = started.elapsed();
         assert!(error.kind == StoreErrorKind::Unavailable && took < connect * 8, "{error} after {took:?}");
     }
     server.signal("CONT");
     let back = Instant::now();
-    while store.rule("a").await.is_err() {
+    while store.find::<NewRule>("a").await.is_err() {
         assert!(back.elapsed() < Duration::from_secs(20), "not found again");
     }
     store.close().await;
@@ -428,7 +428,7 @@ async fn a_server_clock_that_is_set_back_delays_no_delivery() {
         server.sql(&database, &sql);
     };
     let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();
-    let webhook = store.create_webhook(super::super::conformance::webhook("ops")).await.unwrap().id;
+    let webhook = store.create(super::super::conformance::webhook("ops")).await.unwrap().id;
     let lease = Duration::from_secs(60);
     for round in 0..2 {
         // The second store first observes the clock after it was set back.

@@ -23,7 +23,7 @@ const VERSION: u8 = 1;
 /// The name and the content of the check value.
 const CHECK_FIELD: &str = "secrets_check";
 
-pub(in crate::store) struct Sealer {
+pub(crate) struct Sealer {
     key: LessSafeKey,
     random: SystemRandom,
 }

@@ -148,10 +148,6 @@ pub(super) fn find_state(connection: &Connection, written: &AnomalyState) -> rus
     statement.query_row(params![written.config_id.into_bytes(), written.app_id, written.group], state).optional()
 }
 
-pub(super) fn delete_states(connection: &Connection, config: Uuid) -> rusqlite::Result<usize> {
-    connection.execute("DELETE FROM anomaly_states WHERE config_id = ?1", [config.into_bytes()])
-}
-
 fn state(row: &Row<'_>) -> rusqlite::Result<AnomalyState> {
     Ok(AnomalyState {
         config_id: uuid(row.get(0)?),

@@ -151,7 +151,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<(i64, AuditRecord)> {
 mod tests {
     use super::*;
     use crate::store::conformance::{caller, first_page, rule};
-    use crate::store::{SqliteSettings, Store};
+    use crate::store::{NewRule, SqliteSettings, Store};
 
     #[tokio::test]
     async fn a_change_that_cannot_be_audited_is_not_made() {
@@ -159,16 +159,19 @@ mod tests {
         let settings = SqliteSettings { dir: dir.path().to_owned(), secrets_key: None, secrets_key_replaced: false };
         let store = Store::open_sqlite(settings).unwrap();
         let ops = store.on_behalf_of(caller("ops"));
-        ops.create_rule(rule("before", &[])).await.unwrap();
+        ops.create(rule("before", &[])).await.unwrap();
         let connection = Connection::open(dir.path().join("store.db")).unwrap();
         connection.execute_batch("ALTER TABLE audit RENAME TO gone").unwrap();
-        ops.create_rule(rule("big", &[])).await.unwrap_err();
-        ops.delete_rule("before").await.unwrap_err();
+        ops.create(rule("big", &[])).await.unwrap_err();
+        ops.delete::<NewRule>("before").await.unwrap_err();
         ops.create_key(serde_json::from_str(r#"{"app_id": "shop", "name": "ios"}"#).unwrap()).await.unwrap_err();
-        assert!(store.rule("big").await.unwrap().is_none() && store.rule("before").await.unwrap().is_some());
+        assert!(
+            store.find::<NewRule>("big").await.unwrap().is_none()
+                && store.find::<NewRule>("before").await.unwrap().is_some()
+        );
         assert!(store.keys(first_page(9)).await.unwrap().items.is_empty());
         connection.execute_batch("ALTER TABLE gone RENAME TO audit").unwrap();
-        ops.create_rule(rule("big", &[])).await.unwrap();
+        ops.create(rule("big", &[])).await.unwrap();
         store.close().await;
     }
 }

@@ -4,9 +4,10 @@ use rusqlite::Connection;
 
 use super::engine::{Engine, Wake};
 use super::error::failed;
-use super::{documents, names, webhooks};
+use super::{documents, names};
 use crate::store::documents::{
-    Applied, AppliedSet, ApplyOutcome, Document, DocumentSet, NewWebhook, SetResults, Webhook, changes_of,
+    Applied, AppliedSet, ApplyOutcome, Document, DocumentSet, NewAnomalyConfig, NewRule, NewWebhook, SetResults,
+    changes_of,
 };
 use crate::store::error::StoreError;
 use crate::store::secrets::Sealer;
@@ -35,18 +36,24 @@ impl Engine {
     }
 }
 
-fn apply_all(connection: &Connection, sealer: &Sealer, set: DocumentSet) -> Result<AppliedSet, StoreError> {
-    let mut collected = SetResults::default();
-    for (index, new) in set.webhooks.into_iter().enumerate() {
-        collected.webhook(index, in_savepoint(connection, || apply_webhook(connection, sealer, new)))?;
+fn apply_all(connection: &Connection, sealer: &Sealer, mut set: DocumentSet) -> Result<AppliedSet, StoreError> {
+    let mut results = SetResults::default();
+    apply_list::<NewWebhook>(connection, sealer, &mut set, &mut results)?;
+    apply_list::<NewRule>(connection, sealer, &mut set, &mut results)?;
+    apply_list::<NewAnomalyConfig>(connection, sealer, &mut set, &mut results)?;
+    results.finish()
+}
+
+fn apply_list<D: Document>(
+    connection: &Connection,
+    sealer: &Sealer,
+    set: &mut DocumentSet,
+    results: &mut SetResults,
+) -> Result<(), StoreError> {
+    for (index, new) in std::mem::take(D::in_set(set)).into_iter().enumerate() {
+        results.record::<D>(index, in_savepoint(connection, || apply_document(connection, sealer, new)))?;
     }
-    for (index, new) in set.rules.into_iter().enumerate() {
-        collected.rule(index, in_savepoint(connection, || apply_document(connection, new)))?;
-    }
-    for (index, new) in set.anomalies.into_iter().enumerate() {
-        collected.anomaly(index, in_savepoint(connection, || apply_document(connection, new)))?;
-    }
-    collected.finish()
+    Ok(())
 }
 
 /// Rolls back the writes of a faulty or unchanged document.
@@ -66,23 +73,18 @@ fn in_savepoint<T>(
     applied
 }
 
-fn apply_webhook(connection: &Connection, sealer: &Sealer, new: NewWebhook) -> Result<Applied<Webhook>, StoreError> {
-    let name = new.name.clone();
-    let Some(id) = names::find(connection, webhooks::TABLE, &name)? else {
-        return Ok(Applied::created(webhooks::create(connection, sealer, new)?));
-    };
-    let before = webhooks::readable(webhooks::get(connection, sealer, id))?;
-    let after = webhooks::replace(connection, sealer, &name, new, None)?;
-    Ok(Applied::replaced(before, after))
-}
-
-fn apply_document<D: Document>(connection: &Connection, new: D) -> Result<Applied<D::Stored>, StoreError> {
+fn apply_document<D: Document>(
+    connection: &Connection,
+    sealer: &Sealer,
+    new: D,
+) -> Result<Applied<D::Stored>, StoreError> {
     let name = new.name().to_owned();
     let Some(id) = names::find(connection, D::TABLE, &name)? else {
-        return Ok(Applied::created(documents::create(connection, new)?));
+        return Ok(D::applied(None, documents::create(connection, sealer, new)?, ApplyOutcome::Created));
     };
-    let before = documents::get::<D>(connection, id)?;
-    Ok(Applied::replaced(before, documents::replace(connection, &name, new, None)?))
+    let before = documents::readable(documents::get::<D>(connection, sealer, id))?;
+    let after = documents::replace(connection, sealer, &name, new, None)?;
+    Ok(D::applied(before, after, ApplyOutcome::Updated))
 }
 
 fn savepoint(connection: &Connection, sql: &str) -> Result<(), StoreError> {

@@ -64,7 +64,7 @@ fn delivery(webhook_id: Uuid) -> NewDelivery {
 async fn data_survives_reopening_and_leases_are_released() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir, None).unwrap();
-    let id = store.create_webhook(webhook("ops", "s3cret")).await.unwrap().id;
+    let id = store.create(webhook("ops", "s3cret")).await.unwrap().id;
     let effects = Effects {
         consumer: "engine".to_owned(),
         causes: vec![Cause::new(1, 1)],
@@ -80,7 +80,7 @@ async fn data_survives_reopening_and_leases_are_released() {
     drop(store);
 
     let store = open(&dir, None).unwrap();
-    let found = store.webhook("ops").await.unwrap().unwrap();
+    let found = store.find::<NewWebhook>("ops").await.unwrap().unwrap();
     assert_eq!(found.document.auth, Auth::Bearer { token: "s3cret".to_owned() });
     assert_eq!(consumed(&store, "engine", &[1]).await, [1]);
     assert_eq!(store.claim_due_deliveries(ClaimLimits::up_to(1, Duration::from_secs(1), &[])).await.unwrap().len(), 1);
@@ -93,7 +93,7 @@ async fn secrets_are_not_in_the_file_and_a_wrong_key_names_the_webhook() {
     let dir = tempfile::tempdir().unwrap();
     let (key, other) = ("11".repeat(32), "22".repeat(32));
     let store = open(&dir, Some(&key)).unwrap();
-    store.create_webhook(webhook("ops", "hunter2-hunter2")).await.unwrap();
+    store.create(webhook("ops", "hunter2-hunter2")).await.unwrap();
     store.close().await;
     for file in std::fs::read_dir(dir.path()).unwrap() {
         let bytes = std::fs::read(file.unwrap().path()).unwrap();
@@ -101,13 +101,13 @@ async fn secrets_are_not_in_the_file_and_a_wrong_key_names_the_webhook() {
     }
 
     let store = open_replaced(&dir, &other).unwrap();
-    let error = store.webhook("ops").await.unwrap_err();
+    let error = store.find::<NewWebhook>("ops").await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Corrupt);
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("webhook \"ops\""));
     // Written again as a whole, it works with the new key.
-    assert!(store.replace_webhook("ops", webhook("ops", "***"), None).await.is_err());
-    store.replace_webhook("ops", webhook("ops", "new"), None).await.unwrap();
-    assert!(store.webhook("ops").await.unwrap().is_some());
+    assert!(store.replace("ops", webhook("ops", "***"), None).await.is_err());
+    store.replace("ops", webhook("ops", "new"), None).await.unwrap();
+    assert!(store.find::<NewWebhook>("ops").await.unwrap().is_some());
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn the_wrong_secrets_key_prevents_the_start() {
     // Nothing is sealed yet.
     let store = open(&dir, Some(&right)).unwrap();
     let hidden = json!({"name": "ops", "url": "https://x/?token=t"});
-    store.create_webhook(serde_json::from_value(hidden.clone()).unwrap()).await.unwrap();
+    store.create::<NewWebhook>(serde_json::from_value(hidden.clone()).unwrap()).await.unwrap();
     store.close().await;
     for key in [Some(&*wrong), None] {
         let error = open(&dir, key).err().unwrap();
@@ -146,8 +146,8 @@ async fn the_wrong_secrets_key_prevents_the_start() {
     }
     open(&dir, Some(&right)).unwrap().close().await;
     let store = open_replaced(&dir, &wrong).unwrap();
-    assert_eq!(store.webhook("ops").await.unwrap_err().kind, StoreErrorKind::Corrupt);
-    store.replace_webhook("ops", serde_json::from_value(hidden).unwrap(), None).await.unwrap();
+    assert_eq!(store.find::<NewWebhook>("ops").await.unwrap_err().kind, StoreErrorKind::Corrupt);
+    store.replace::<NewWebhook>("ops", serde_json::from_value(hidden).unwrap(), None).await.unwrap();
     store.close().await;
     assert_eq!(open(&dir, Some(&right)).err().unwrap().kind, StoreErrorKind::Refused);
     open(&dir, Some(&wrong)).unwrap().close().await;
@@ -172,7 +172,7 @@ async fn clear_text_secrets_of_older_versions_are_sealed() {
     .unwrap();
     drop(old);
     let store = open(&dir, Some(&key)).unwrap();
-    let webhook = store.webhook("ops").await.unwrap().unwrap();
+    let webhook = store.find::<NewWebhook>("ops").await.unwrap().unwrap();
     assert_eq!(webhook.document.url, "https://ops.example.com/?token=hunter2");
     assert_eq!(webhook.document.headers["Authorization"], "hunter2");
     assert_eq!((webhook.document.headers["X-Env"].as_str(), webhook.document.int64_as_string), ("prod", false));
@@ -186,7 +186,7 @@ async fn clear_text_secrets_of_older_versions_are_sealed() {
         assert!(!bytes.windows(7).any(|window| window == b"hunter2"), "{}", path.display());
     }
     let store = open(&dir, Some(&key)).unwrap();
-    assert_eq!(store.webhook("ops").await.unwrap().unwrap(), webhook);
+    assert_eq!(store.find::<NewWebhook>("ops").await.unwrap().unwrap(), webhook);
 }
 
 /// An older version sealed the query, but recognized neither the segment nor the header as secret.
@@ -197,7 +197,7 @@ async fn partly_sealed_webhooks_are_sealed_completely() {
     let url = "https://ops.example.com/bot7:hunter2hunter2hunter2/x?q=1";
     let mut new = webhook("ops", "t");
     new.url = url.to_owned();
-    store.create_webhook(new).await.unwrap();
+    store.create::<NewWebhook>(new).await.unwrap();
     store.close().await;
     let file = dir.path().join("store.db");
     let raw = crate::base::sqlite::open_writer(&file).unwrap();
@@ -206,7 +206,7 @@ async fn partly_sealed_webhooks_are_sealed_completely() {
     drop(raw);
 
     let store = open(&dir, Some(&key)).unwrap();
-    let document = store.webhook("ops").await.unwrap().unwrap().document;
+    let document = store.find::<NewWebhook>("ops").await.unwrap().unwrap().document;
     assert_eq!((document.url.as_str(), document.headers["X-Id"].as_str()), (url, "id:hunter2hunter2hunter2"));
     assert_eq!(document.auth, Auth::Bearer { token: "t".into() });
     store.close().await;
@@ -229,7 +229,7 @@ async fn a_damaged_file_prevents_the_start_and_is_named() {
 #[tokio::test]
 async fn damage_found_while_running_is_reported() {
     let (store, dir) = open_fresh();
-    let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
+    let id = store.create(webhook("ops", "s")).await.unwrap().id;
     let deliveries: Vec<_> = (0..400).map(|_| delivery(id)).collect();
     let ids: Vec<_> = deliveries.iter().map(|delivery| delivery.id).collect();
     let effects =
@@ -262,11 +262,11 @@ async fn damage_found_while_running_is_reported() {
 async fn a_store_that_a_restart_would_not_find_refuses_writes() {
     for file in ["store.db", "store.db-wal", "store.db-shm", "store.lock", "secrets.key"] {
         let (store, dir) = open_fresh();
-        store.create_webhook(webhook("ops", "s")).await.unwrap();
+        store.create(webhook("ops", "s")).await.unwrap();
         let (place, away) = (dir.path().join(file), dir.path().join("away"));
         std::fs::rename(&place, &away).unwrap();
         for name in ["second", "third"] {
-            let refused = store.create_webhook(webhook(name, "s")).await.unwrap_err();
+            let refused = store.create(webhook(name, "s")).await.unwrap_err();
             let source = std::error::Error::source(&refused).unwrap().to_string();
             assert_eq!(refused.kind, StoreErrorKind::Unavailable);
             assert!(source.contains(file) && source.contains("was removed while in use"), "{source}");
@@ -274,14 +274,14 @@ async fn a_store_that_a_restart_would_not_find_refuses_writes() {
         assert_eq!(store.ping().await.unwrap_err().kind, StoreErrorKind::Unavailable);
         std::fs::rename(&away, &place).unwrap();
         store.ping().await.unwrap();
-        store.create_webhook(webhook("third", "s")).await.unwrap();
+        store.create(webhook("third", "s")).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn writes_fail_on_a_full_disk_and_succeed_later() {
     let (store, dir) = open_fresh();
-    let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
+    let id = store.create(webhook("ops", "s")).await.unwrap().id;
     // The page limit is SQLite's own "disk full".
     let limit_pages = |pages: i64| {
         let Inner::Sqlite(engine) = &store.0 else { unreachable!("opened as SQLite") };
@@ -329,7 +329,7 @@ async fn writes_fail_on_a_full_disk_and_succeed_later() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_use_cases_share_commits() {
     let (store, _dir) = open_fresh();
-    let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
+    let id = store.create(webhook("ops", "s")).await.unwrap().id;
     let started = Instant::now();
     let batches = (1..=500u64).map(|sequence| {
         let deliveries = (0..4).map(|_| delivery(id)).collect();
@@ -370,7 +370,7 @@ async fn concurrent_use_cases_share_commits() {
 #[tokio::test]
 async fn expired_deliveries_are_deleted() {
     let (store, _dir) = open_fresh();
-    let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
+    let id = store.create(webhook("ops", "s")).await.unwrap().id;
     let deliveries: Vec<_> = (0..3).map(|_| delivery(id)).collect();
     let ids: Vec<_> = deliveries.iter().map(|delivery| delivery.id).collect();
     store
@@ -410,7 +410,7 @@ async fn expired_deliveries_are_deleted() {
 async fn restarts_after_a_clock_step_back_neither_delay_nor_age_deliveries() {
     const AHEAD_MS: i64 = 10 * 3_600 * 1_000;
     let (store, dir) = open_fresh();
-    let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
+    let id = store.create(webhook("ops", "s")).await.unwrap().id;
     let deliveries: Vec<_> = (0..3).map(|_| delivery(id)).collect();
     let [owed, retried, ended] = [0, 1, 2].map(|place| deliveries[place].id);
     let effects =
@@ -461,7 +461,7 @@ async fn restarts_after_a_clock_step_back_neither_delay_nor_age_deliveries() {
 async fn clock_steps_in_both_directions_do_not_age_deliveries() {
     const STEP_MS: i64 = 3 * 3_600 * 1_000;
     let (store, _dir) = open_fresh();
-    let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
+    let id = store.create(webhook("ops", "s")).await.unwrap().id;
     let owed = vec![delivery(id)];
     let delivery_id = owed[0].id;
     let effects =
