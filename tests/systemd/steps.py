@@ -254,6 +254,7 @@ def drop_in(unit, text):
 
 
 def variants():
+    send(create_key())
     wait("a Parquet file", lambda: list(DATA.rglob("events_*.parquet")), 30)
     dry = out("sudo", "-u", "causality", "causality", "lake", "compact", "--dry-run", *CONFIG)
     foreign = [path for path in DATA.rglob("*") if path.owner() != "causality"]
