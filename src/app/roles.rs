@@ -1,5 +1,7 @@
 //! Starts the roles of this process, each in a stage of its own. The stages stop in the order in which they start.
 
+use std::time::Duration;
+
 use tokio::net::TcpListener;
 
 use super::choice::Choice;
@@ -18,6 +20,10 @@ use crate::reaction::{self, run_dispatcher, run_engine};
 use crate::sink::{self, SinkStatus};
 use crate::store::Store;
 use crate::warehouse::Warehouse;
+
+/// How long a gateway that starts leaves its clients waiting for the first reading of the API keys. Then it serves those
+/// who need none, and answers 503 to the others.
+const KEYS_WAIT: Duration = Duration::from_secs(2);
 
 /// What the roles are started with.
 pub(super) struct Roles<'a> {
@@ -99,11 +105,20 @@ impl Roles<'_> {
         settings.http.drain_timeout = stage.stop_budget().at_most(self.config.http.shutdown_timeout);
         let mut listener = Some(listener);
         let (destination, readiness) = (Destination::Bus(self.engines.bus.clone()), self.readiness.clone());
+        let key_ring = match &settings.access {
+            Access::Keys(key_ring) => Some(key_ring.clone()),
+            Access::Open => None,
+        };
         stage.supervise("gateway", move |stop| {
+            let key_ring = key_ring.clone();
             let (socket, listener) = (socket.clone(), listener.take());
             let (settings, destination, readiness) = (settings.clone(), destination.clone(), readiness.clone());
             async move {
                 let listener = socket.again(listener).await?;
+                if let Some(key_ring) = key_ring {
+                    // A client that connects now waits for the keys rather than be refused for want of them.
+                    let _ = stop.run_until_cancelled(tokio::time::timeout(KEYS_WAIT, key_ring.loaded())).await;
+                }
                 gateway::serve(listener, settings, destination, readiness, stop).await;
                 Ok(())
             }

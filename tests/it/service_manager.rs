@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{PATIENCE, binary, free_port, get, signal, wait_until};
+use crate::harness::{PATIENCE, binary, free_port, get, post, signal, wait_until};
 
 const EVENT: &str = r#"{"event":{"appId":"a","deviceId":"d","userLogin":{}}}"#;
 
@@ -91,13 +91,13 @@ fn local() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
-/// Connects, sends an event, and waits for the status line of its answer.
-fn send(address: &str) -> String {
+/// Connects, sends an event with this key, and waits for the status line of its answer.
+fn send(address: &str, key: &str) -> String {
     let mut tcp = TcpStream::connect(address).expect("no connection is refused");
     tcp.set_read_timeout(Some(PATIENCE)).unwrap();
     let length = EVENT.len();
     let head = "POST /v1/events/ingest HTTP/1.1\r\nhost: t\r\nconnection: close\r\n";
-    tcp.write_all(format!("{head}content-length: {length}\r\n\r\n{EVENT}").as_bytes()).unwrap();
+    tcp.write_all(format!("{head}x-api-key: {key}\r\ncontent-length: {length}\r\n\r\n{EVENT}").as_bytes()).unwrap();
     let mut answer = String::new();
     tcp.read_to_string(&mut answer).unwrap();
     answer.lines().next().unwrap_or_default().to_owned()
@@ -133,17 +133,22 @@ fn no_connection_is_refused_while_a_service_with_a_passed_socket_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let socket = local();
     let address = socket.local_addr().unwrap().to_string();
-    let mut service = Service::start(dir.path(), &socket, "causality.socket", &[]);
+    let start = || Service::start(dir.path(), &socket, "causality.socket", &[("AUTH_ENABLED", "true")]);
+    let mut service = start();
     service.wait_for("READY=1");
-    assert_eq!(send(&address), "HTTP/1.1 200 OK");
+    let keys = format!("{}/api/admin/keys", service.admin);
+    let (_, created) = post(&keys, br#"{"app_id": "a", "name": "k"}"#, "application/json").unwrap();
+    let created: serde_json::Value = serde_json::from_str(&created).unwrap();
+    let key = created["key"].as_str().unwrap().to_owned();
+    wait_until("the gateway knows the key", || send(&address, &key) == "HTTP/1.1 200 OK");
     let clients: Vec<_> = (0..8)
         .map(|_| {
-            let address = address.clone();
+            let (address, key) = (address.clone(), key.clone());
             std::thread::spawn(move || {
                 let until = Instant::now() + Duration::from_secs(4);
                 let mut answers = Vec::new();
                 while Instant::now() < until {
-                    answers.push(send(&address));
+                    answers.push(send(&address, &key));
                 }
                 answers
             })
@@ -152,7 +157,7 @@ fn no_connection_is_refused_while_a_service_with_a_passed_socket_restarts() {
     for _ in 0..2 {
         std::thread::sleep(Duration::from_millis(500));
         service.stop();
-        service = Service::start(dir.path(), &socket, "causality.socket", &[]);
+        service = start();
     }
     service.wait_for("READY=1");
     let answers: Vec<String> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();

@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use subtle::ConstantTimeEq as _;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -45,7 +45,7 @@ struct Ring {
     readiness: Readiness,
     keys: RwLock<Keys>,
     /// Whether the keys were ever read.
-    read: AtomicBool,
+    read: watch::Sender<bool>,
     clock: StoreClock,
     /// Keys and the minute of their last use, not written yet. At most one entry per key.
     used: Mutex<HashMap<Uuid, i64>>,
@@ -80,11 +80,17 @@ impl KeyRing {
             store,
             readiness,
             keys: RwLock::default(),
-            read: AtomicBool::new(false),
+            read: watch::Sender::new(false),
             clock: StoreClock::new(),
             used: Mutex::default(),
             use_pending: Notify::new(),
         }))
+    }
+
+    /// Waits until [`KeyRing::follow`] has read the keys.
+    pub async fn loaded(&self) {
+        // It only fails when the sender is gone, which this ring owns.
+        let _ = self.0.read.subscribe().wait_for(|read| *read).await;
     }
 
     /// Looks up a key by its hash, and records its use at `now`.
@@ -92,7 +98,7 @@ impl KeyRing {
         let ring = &*self.0;
         let found = ring.keys.read().get(&prefix(hash)).cloned();
         let Some(key) = found.filter(|key| bool::from(key.hash.ct_eq(hash))) else {
-            return Err(if ring.read.load(Relaxed) { KeyLookupError::NoSuchKey } else { KeyLookupError::NotLoaded });
+            return Err(if *ring.read.borrow() { KeyLookupError::NoSuchKey } else { KeyLookupError::NotLoaded });
         };
         let now_ms = ring.clock.at(now);
         if key.expires_at_ms.is_some_and(|expires_at_ms| expires_at_ms <= now_ms) {
@@ -151,13 +157,13 @@ impl KeyRing {
         let ring = &*self.0;
         let news = ring.store.revocations(cursor.version).await?;
         ring.clock.set(news.now_ms);
-        let whole = cursor.resync || !news.complete || !ring.read.load(Relaxed);
+        let whole = cursor.resync || !news.complete || !*ring.read.borrow();
         if whole {
             let mut keys = Keys::default();
             self.read_after(0, |page| add(&mut keys, page)).await?;
             // The old keys are dropped after the lock is released.
             self.write_keys(|held| std::mem::swap(held, &mut keys));
-            ring.read.store(true, Relaxed);
+            ring.read.send_replace(true);
         } else if news.version != cursor.version {
             self.write_keys(|keys| news.revoked.iter().for_each(|hash| drop(keys.remove(&prefix(hash)))));
             self.read_after(cursor.version, |page| self.write_keys(|keys| add(keys, page))).await?;
