@@ -215,7 +215,10 @@ fn a_sink_apart_removes_from_its_bucket_and_records_it() {
     });
     assert_eq!(records[0]["object_id"], "shop", "{records}");
     cluster.wait_settled(&others);
-    wait_until("the old hour is gone", || files(&cluster.bucket(), &cluster.bucket()).len() == 1);
+    // A batch may come to a sink in two parts, and those of the hour that stays are two files then.
+    let hour = |file: &String| file.rsplit_once('/').map(|(hour, _)| hour.to_owned());
+    let hours = || files(&cluster.bucket(), &cluster.bucket()).iter().filter_map(hour).collect::<BTreeSet<_>>();
+    wait_until("the old hour is gone", || hours().len() == 1);
     wait_until("nobody is at work", || in_the_making(&cluster.bucket()).is_empty());
     holds_exactly(&cluster.bucket(), &stays);
     sink.expect_quiet_log(&[]);
